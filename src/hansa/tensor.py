@@ -1,0 +1,140 @@
+"""Tensors as messages carry them, and batches of rows that need not be built.
+
+A simulator that trains a hundred clients at once has their updates as one object: a matrix, or factors of one, perhaps in
+another process. :class:`Rows` is what such an object can do without building any single row; a :class:`Tensor` is either an
+array or one row of such a batch, and becomes an array only when somebody asks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Rows(ABC):
+    """``count`` vectors of length ``size``, as an algebraic object.
+
+    *Laws*, for the matrix ``M`` of shape (count, size) that it stands for: ``weighted_sum(c) == c @ M``,
+    ``gram() == M @ M.T``, ``norms() == sqrt(diag(gram()))``, each within the rounding of ``dtype``.
+    """
+
+    count: int
+    size: int
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
+        """``sum(coefficients[i] * row[i])``, shape (size,), touching only rows whose coefficient is not zero."""
+
+    @abstractmethod
+    def norms(self) -> npt.NDArray[np.float64]:
+        """The L2 norm of each row, shape (count,)."""
+
+    @abstractmethod
+    def gram(self) -> npt.NDArray[np.float64]:
+        """All inner products, shape (count, count)."""
+
+
+@final
+class Dense(Rows):
+    """Rows held as a matrix of shape (count, size): the book's version, the oracle of all others.
+
+    >>> Dense(np.eye(3, dtype=np.float32)).weighted_sum(np.array([1.0, 0.0, 2.0])).tolist()
+    [1.0, 0.0, 2.0]
+    """
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix = matrix
+        self.count, self.size = matrix.shape
+        self.dtype = matrix.dtype
+
+    def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
+        used = np.flatnonzero(coefficients)
+        if len(used) == 1:
+            row: Array = self.matrix[used[0]] * self.dtype.type(coefficients[used[0]])
+            return row
+        if len(used) == self.count:
+            total: Array = coefficients.astype(self.dtype) @ self.matrix
+            return total
+        some: Array = coefficients[used].astype(self.dtype) @ self.matrix[used]
+        return some
+
+    def norms(self) -> npt.NDArray[np.float64]:
+        return np.sqrt(np.einsum("ij,ij->i", self.matrix, self.matrix, dtype=np.float64))
+
+    def gram(self) -> npt.NDArray[np.float64]:
+        wide = self.matrix.astype(np.float64)
+        products: npt.NDArray[np.float64] = wide @ wide.T
+        return products
+
+
+@final
+class Tensor:
+    """A tensor in a message: an array, or one scaled row of a batch that is built on demand.
+
+    Args:
+        array: the values, any shape; None for a row.
+        rows, index, scale: the batch, the row's place in it and its factor; for a row only.
+    """
+
+    __slots__ = ("_array", "index", "rows", "scale")
+
+    def __init__(self, array: Array | None, rows: Rows | None = None, index: int = 0, scale: float = 1.0) -> None:
+        self._array = array
+        self.rows = rows
+        self.index = index
+        self.scale = scale
+
+    @property
+    def array(self) -> Array:
+        """The values; a row is built at the first call and kept."""
+        if self._array is None:
+            assert self.rows is not None
+            one_hot = np.zeros(self.rows.count)
+            one_hot[self.index] = self.scale
+            self._array = self.rows.weighted_sum(one_hot)
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape, known without building it."""
+        return (self.rows.size,) if self.rows is not None else self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The tensor's dtype, known without building it."""
+        return self.rows.dtype if self.rows is not None else self.array.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return (self.rows.size * self.rows.dtype.itemsize) if self.rows is not None else self.array.nbytes
+
+    def norm(self) -> float:
+        """The L2 norm over all elements, in float64."""
+        if self.rows is not None:
+            return float(abs(self.scale) * self.rows.norms()[self.index])
+        flat = self.array.ravel().astype(np.float64, copy=False)
+        return float(np.sqrt(flat @ flat))
+
+    def scaled(self, factor: float) -> Tensor:
+        """This tensor times ``factor``; a row stays unbuilt."""
+        if self.rows is not None:
+            return Tensor(None, self.rows, self.index, self.scale * factor)
+        return Tensor(self.array * self.array.dtype.type(factor))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return self.dtype == other.dtype and np.array_equal(self.array, other.array)
+
+    def __hash__(self) -> int:
+        return hash((self.dtype.str, self.shape))
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype}, shape={self.shape})"
