@@ -52,6 +52,7 @@ class Dense(Rows):
         self.matrix = matrix
         self.count, self.size = matrix.shape
         self.dtype = matrix.dtype
+        self._norms: npt.NDArray[np.float64] | None = None
 
     def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
         used = np.flatnonzero(coefficients)
@@ -65,7 +66,10 @@ class Dense(Rows):
         return some
 
     def norms(self) -> npt.NDArray[np.float64]:
-        return np.sqrt(np.einsum("ij,ij->i", self.matrix, self.matrix, dtype=np.float64))
+        # Every row of a batch is asked for its norm, one by one.
+        if self._norms is None:
+            self._norms = np.array([np.sqrt(np.dot(row, row)) for row in self.matrix.astype(np.float64, copy=False)])
+        return self._norms
 
     def gram(self) -> npt.NDArray[np.float64]:
         wide = self.matrix.astype(np.float64)

@@ -1,0 +1,186 @@
+"""The plain mean: each party sends its update in the clear, the collector averages.
+
+Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, algorithm 1,
+the server's last line.
+
+*Threat model*: the collector sees each party's update, its weight and its scalars. Nobody else sees anything. Use it where the
+collector is trusted, or behind a stage that protects what is sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar, final
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.aggregation.pipeline import Form, Stage
+from hansa.errors import ConfigError, DeadlineExpired, NonFinite, QuorumNotReached
+from hansa.message import Message
+from hansa.party import Party
+from hansa.protocol import Aggregation, Collected, Gathering, Withdraw
+from hansa.tensor import Array, Rows, Tensor
+from hansa.update import Bounded, Mean, Update
+
+U = TypeVar("U", Update, Bounded)
+
+Weights = Literal["examples", "uniform"]
+
+_ROUNDING = 1e-4
+"""How far an honest party's float32 norm may lie above the bound, relatively."""
+
+
+class Contribution(Message):
+    """One party's update, in the clear."""
+
+    tag = "hansa.contribution/1"
+    discloses = "one party's model update, its number of examples and its training metrics"
+
+    round: int
+    delta: Tensor
+    weight: float
+    scalars: dict[str, float]
+
+
+@final
+@dataclass(frozen=True)
+class Averaging(Stage, Aggregation[U, Mean[U]]):
+    """The plain mean as an aggregation. See :func:`mean`."""
+
+    weights: Weights = "examples"
+
+    flow: ClassVar[Mapping[Form, Form]] = {"update": "mean", "bounded": "bounded mean", "noised update": "noised"}
+    needs: ClassVar[str] = "a mean combines single updates, once"
+    messages: ClassVar[tuple[type[Message], ...]] = (Contribution, Withdraw)
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("examples", "uniform"):
+            raise ConfigError(f"mean: weights must be 'examples' or 'uniform', not {self.weights!r}")
+
+    async def contribute(self, me: Party, to: str, round: int, value: U) -> None:
+        update = value.update if isinstance(value, Bounded) else value
+        await me.send(to, Contribution(round, update.delta, update.weight, dict(update.scalars)))
+
+    async def collect(self, me: Party, gathering: Gathering) -> Collected[Mean[U]]:
+        fold = _Fold(gathering.size)
+        waiting = dict(gathering.invited)
+        contributors: list[str] = []
+        refused: dict[str, str] = {}
+        while waiting and len(contributors) < gathering.enough:
+            try:
+                sender, message = await me.recv((Contribution, Withdraw), within=gathering.deadline - me.now())
+            except DeadlineExpired:
+                break
+            # A second delivery, a late answer to an earlier round or a stranger's word changes nothing.
+            if waiting.get(sender) != message.round:
+                continue
+            del waiting[sender]
+            if isinstance(message, Withdraw):
+                refused[sender] = message.reason
+                continue
+            flaw = _flaw(message, gathering)
+            if flaw:
+                refused[sender] = flaw
+                continue
+            factor = 1.0 if gathering.factor is None else gathering.factor(message.round)
+            fold.add(message, message.weight if self.weights == "examples" else 1.0, factor)
+            contributors.append(sender)
+        if len(contributors) < max(1, gathering.quorum):
+            raise _too_few(me, gathering, contributors, waiting, refused)
+        return Collected(fold.mean(gathering.bound), contributors, refused)
+
+
+def mean(weights: Weights = "examples") -> Aggregation[U, Mean[U]]:
+    """Average the parties' updates, each weighted by its number of examples or all alike.
+
+    *Guarantees*: the result is ``sum(w_i * delta_i) / sum(w_i)`` over the contributors, in the order of arrival; an update of
+    the wrong length, a weight that is not positive and finite, a non-finite norm, or a norm above the bound of the plan's own
+    clip is refused and its sender named.
+
+    Args:
+        weights: ``"examples"`` or ``"uniform"``.
+    """
+    return Averaging(weights)
+
+
+class _Fold:
+    """Sums contributions batch by batch, so that a batch's rows are never built one by one and never kept after it is done."""
+
+    def __init__(self, size: int) -> None:
+        self.total: Array | None = None
+        self.size = size
+        self.weight = 0.0
+        self.count = 0
+        self.scalars: dict[str, float] = {}
+        self.open: dict[int, tuple[Rows, npt.NDArray[np.float64], int]] = {}
+
+    def add(self, message: Contribution, weight: float, factor: float) -> None:
+        self.weight += weight
+        self.count += 1
+        for name, value in message.scalars.items():
+            self.scalars[name] = self.scalars.get(name, 0.0) + weight * value
+        rows = message.delta.rows
+        if rows is None:
+            self._into(message.delta.array, weight * factor)
+            return
+        batch, coefficients, seen = self.open.get(id(rows)) or (rows, np.zeros(rows.count), 0)
+        coefficients[message.delta.index] += weight * factor * message.delta.scale
+        self.open[id(rows)] = (batch, coefficients, seen + 1)
+        if seen + 1 == rows.count:
+            self._close(id(rows))
+
+    def mean(self, bound: float | None) -> Mean[U]:
+        for key in list(self.open):
+            self._close(key)
+        assert self.total is not None
+        delta = self.total * self.total.dtype.type(1.0 / self.weight)
+        if not np.isfinite(delta).all():
+            raise NonFinite("the mean of finite updates overflowed", remedy="clip the updates or lower the learning rate")
+        scalars = {name: value / self.weight for name, value in self.scalars.items()}
+        return Mean(delta, self.weight, self.count, scalars, bound)
+
+    def _close(self, key: int) -> None:
+        rows, coefficients, _ = self.open.pop(key)
+        summed = rows.weighted_sum(coefficients)
+        self.total = summed if self.total is None else self.total + summed
+
+    def _into(self, array: Array, factor: float) -> None:
+        if self.total is None:
+            self.total = array * array.dtype.type(factor)
+        else:
+            self.total += array * array.dtype.type(factor)
+
+
+def _flaw(message: Contribution, gathering: Gathering) -> str:
+    """Why a contribution cannot be used, or nothing."""
+    if message.delta.shape != (gathering.size,):
+        return f"an update of shape {message.delta.shape}, expected ({gathering.size},)"
+    if message.delta.dtype.kind != "f":
+        return f"an update of dtype {message.delta.dtype}"
+    if not (math.isfinite(message.weight) and message.weight > 0):
+        return f"a weight of {message.weight}"
+    norm = message.delta.norm()
+    if not math.isfinite(norm):
+        return "an update with NaN or infinity"
+    if gathering.bound is not None and norm > gathering.bound * (1 + _ROUNDING):
+        return f"an update of norm {norm:.6g}, above the bound {gathering.bound:g} of the plan"
+    return ""
+
+
+def _too_few(
+    me: Party, gathering: Gathering, contributors: list[str], waiting: Mapping[str, int], refused: Mapping[str, str]
+) -> QuorumNotReached:
+    silent = ", ".join(list(waiting)[:5]) + (", ..." if len(waiting) > 5 else "")
+    bad = "; ".join(f"{party}: {why}" for party, why in list(refused.items())[:5])
+    what = f"{len(contributors)} of {len(gathering.invited)} invited parties contributed, the quorum is {gathering.quorum}"
+    what += f"; silent: {silent}" if waiting else ""
+    what += f"; refused: {bad}" if refused else ""
+    return QuorumNotReached(
+        what,
+        party=me.name,
+        round=max(gathering.invited.values(), default=None),
+        remedy="raise the deadline, lower the quorum, or invite more parties",
+    )

@@ -1,0 +1,250 @@
+"""Messages: the only things that travel between parties, and the bytes they travel as.
+
+A message class is a frozen struct with a versioned ``tag`` and a sentence, ``discloses``, that says what its receiver learns.
+A frame is::
+
+    offset  size  content
+    0       4     "HNSA"
+    4       1     format version, 1
+    5       1     length of the tag, T
+    6       2     zero
+    8       4     length of the body, B, little-endian
+    12      8     length of the tensor section, little-endian
+    20      T     the tag, ASCII
+    20+T    B     the fields, a MessagePack map; each tensor is an extension of type 1 (see below)
+    ...           zeros up to a multiple of 16 from the start of the frame
+    ...           the tensors' bytes in order of appearance, little-endian, C order, each padded to a multiple of 16
+
+A tensor's extension holds: dtype code (1 byte), number of dimensions (1 byte), each dimension (8 bytes), and its offset in the
+tensor section (8 bytes). There is one frame for each message value, so a frame can be compared, hashed and signed.
+
+*Guarantees of decoding*: the receiver names the classes it accepts, and a tag selects one of those or nothing; sizes are bounded
+before anything is allocated; tensors are read-only views into the frame; anything else raises a :class:`MessageError`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, ClassVar, Final, Literal, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from hansa.errors import MalformedMessage, OversizedMessage, UnknownMessage
+from hansa.params import Layout, Params
+from hansa.tensor import Tensor
+
+MAX_FRAME: Final = 1 << 33
+"""Bytes that :func:`decode` accepts unless told otherwise: 8 GiB."""
+MAX_BODY: Final = 1 << 26
+"""Bytes of a frame's body, tensors not counted: 64 MiB."""
+
+_HEADER = struct.Struct("<4sBBHIQ")
+_MAGIC, _VERSION, _TENSOR = b"HNSA", 1, 1
+_ALIGN = 16
+_MAX_DIMENSIONS = 8
+_DTYPES: Final = {
+    1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<f2"),
+    4: np.dtype("i1"), 5: np.dtype("<i2"), 6: np.dtype("<i4"), 7: np.dtype("<i8"),
+    8: np.dtype("u1"), 9: np.dtype("<u2"), 10: np.dtype("<u4"), 11: np.dtype("<u8"), 12: np.dtype("?"),
+}  # fmt: skip
+_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parent of all message classes.
+
+    A class sets ``tag`` (``"name/version"``, unique in Hansa) and ``discloses``, and declares fields of: bool, int, float,
+    str, bytes, :class:`~hansa.tensor.Tensor`, :class:`~hansa.params.Params`, optional ones, other structs, and lists, tuples or string-keyed dicts of them.
+    """
+
+    tag: ClassVar[str] = ""
+    discloses: ClassVar[str] = ""
+
+
+M = TypeVar("M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """The frame of ``message``; the same bytes for equal messages.
+
+    >>> class Ping(Message):
+    ...     tag = "doc.ping/1"
+    ...     discloses = "nothing"
+    ...     count: int
+    >>> decode(encode(Ping(3)), [Ping])
+    Ping(count=3)
+    """
+    tag = type(message).tag.encode("ascii")
+    if not 0 < len(tag) < 256:
+        raise MalformedMessage(f"{type(message).__name__} has no tag; set tag = 'name/1' on the class")
+    tensors: list[Tensor] = []
+    end = 0
+
+    def hook(value: Any) -> Any:
+        nonlocal end
+        if isinstance(value, Params):
+            return _wire_params(value)
+        if not isinstance(value, Tensor):
+            raise MalformedMessage(f"{type(message).__name__} holds a {type(value).__name__}, which cannot travel")
+        start, end = end, end + _padded(value.nbytes)
+        tensors.append(value)
+        return _extension(value, start)
+
+    body = msgspec.msgpack.Encoder(enc_hook=hook, order="deterministic").encode(message)
+    head = _HEADER.pack(_MAGIC, _VERSION, len(tag), 0, len(body), end) + tag + body
+    frame = bytearray(_padded(len(head)) + end)
+    frame[: len(head)] = head
+    place = _padded(len(head))
+    for tensor in tensors:
+        array = np.ascontiguousarray(tensor.array, dtype=tensor.dtype.newbyteorder("<"))
+        frame[place : place + array.nbytes] = array.data.cast("B") if array.size else b""
+        place += _padded(array.nbytes)
+    return bytes(frame)
+
+
+def wire_size(message: Message) -> int:
+    """``len(encode(message))``, without building any tensor."""
+    _measured.clear()
+    body = _measure.encode(message)
+    head = _HEADER.size + len(type(message).tag) + len(body)
+    return _padded(head) + sum(_measured)
+
+
+def decode(frame: bytes | bytearray | memoryview, kinds: Iterable[type[M]], max_bytes: int = MAX_FRAME) -> M:
+    """The message in ``frame``, which must be of one of ``kinds``.
+
+    Args:
+        frame: one whole frame; tensors of the result are read-only views into it.
+        kinds: the message classes that the receiver accepts here.
+        max_bytes: the largest frame accepted.
+
+    Raises:
+        OversizedMessage: the frame, its body or a tensor exceeds its bound.
+        UnknownMessage: the tag is none of ``kinds``.
+        MalformedMessage: anything else that is not exactly what :func:`encode` makes.
+    """
+    view = memoryview(frame).cast("B").toreadonly()
+    if len(view) > max_bytes:
+        raise OversizedMessage(f"a frame of {len(view)} bytes; at most {max_bytes} are accepted here")
+    if len(view) < _HEADER.size:
+        raise MalformedMessage(f"a frame of {len(view)} bytes is shorter than its header")
+    magic, version, tag_length, zero, body_length, tensor_length = _HEADER.unpack_from(view)
+    if magic != _MAGIC or version != _VERSION or zero != 0:
+        raise MalformedMessage("not a Hansa frame of version 1")
+    if body_length > MAX_BODY:
+        raise OversizedMessage(f"a body of {body_length} bytes; at most {MAX_BODY} are accepted")
+    body_start = _HEADER.size + tag_length
+    body_end = body_start + body_length
+    tensor_start = _padded(body_end)
+    if len(view) != tensor_start + tensor_length or any(view[body_end:tensor_start]):
+        raise MalformedMessage("the frame's length is not what its header says")
+    tag = bytes(view[_HEADER.size : body_start])
+    kind = {k.tag.encode(): k for k in kinds}.get(tag)
+    if kind is None:
+        raise UnknownMessage(f"a message tagged {tag.decode('ascii', 'replace')[:80]!r} is not accepted here")
+    reader = _TensorReader(view[tensor_start:])
+    try:
+        decoder = msgspec.msgpack.Decoder(kind, ext_hook=reader.read, dec_hook=_custom)
+        message = decoder.decode(view[body_start:body_end])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, TypeError) as error:
+        raise MalformedMessage(f"{kind.tag}: {error}") from None
+    reader.finish()
+    return message
+
+
+class _TensorReader:
+    """Reads tensors in order; refuses gaps, overlaps, wrong sizes and non-zero padding."""
+
+    def __init__(self, section: memoryview) -> None:
+        self.section = section
+        self.place = 0
+
+    def read(self, code: int, data: memoryview) -> Tensor:
+        raw = bytes(data)
+        if code != _TENSOR or len(raw) < 10 or len(raw) != 10 + 8 * raw[1] or raw[1] > _MAX_DIMENSIONS:
+            raise MalformedMessage("an extension that is not a tensor")
+        dtype = _DTYPES.get(raw[0])
+        if dtype is None:
+            raise MalformedMessage(f"a tensor of unknown dtype code {raw[0]}")
+        *shape, start = struct.unpack_from(f"<{raw[1]}QQ", raw, 2)
+        count = math.prod(shape)
+        nbytes = count * dtype.itemsize
+        if start != self.place or start + nbytes > len(self.section):
+            raise MalformedMessage("a tensor that is not where the frame's order puts it")
+        if max(shape, default=0) >= 1 << 48:
+            raise MalformedMessage("a tensor with an impossible dimension")
+        self.place = start + _padded(nbytes)
+        if any(self.section[start + nbytes : self.place]):
+            raise MalformedMessage("a tensor whose padding is not zero")
+        array = np.frombuffer(self.section, dtype, count, start) if count else np.zeros(0, dtype)
+        return Tensor(array.reshape(shape))
+
+    def finish(self) -> None:
+        if self.place != len(self.section):
+            raise MalformedMessage("bytes after the last tensor")
+
+
+def _custom(expected: type, value: Any) -> Any:
+    if expected is Tensor and isinstance(value, Tensor):
+        return value
+    if expected is Params:
+        wire = msgspec.convert(value, _WireParams, dec_hook=_custom)
+        if len(set(wire.names)) != len(wire.names) or not wire.buffers <= set(wire.names):
+            raise MalformedMessage("parameters whose names do not fit together")
+        if any(side < 0 for shape in wire.shapes for side in shape) or len(wire.shapes) != len(wire.names):
+            raise MalformedMessage("parameters whose shapes do not fit their names")
+        layout = Layout(wire.names, wire.shapes, wire.dtype, wire.buffers)
+        if wire.flat.shape != (layout.size,) or wire.flat.dtype != np.dtype(wire.dtype):
+            raise MalformedMessage("parameters whose values do not fit their layout")
+        return Params(wire.flat.array, layout)
+    raise MalformedMessage(f"expected a {expected.__name__}")
+
+
+class _WireParams(msgspec.Struct, forbid_unknown_fields=True):
+    flat: Tensor
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: Literal["float32", "float64"]
+    buffers: frozenset[str]
+
+
+def _wire_params(params: Params) -> _WireParams:
+    layout = params.layout
+    return _WireParams(Tensor(params.flat), layout.names, layout.shapes, cast(Any, layout.dtype), layout.buffers)
+
+
+def _extension(tensor: Tensor, start: int) -> msgspec.msgpack.Ext:
+    dtype, shape = tensor.dtype, tensor.shape
+    code = _CODES.get(dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype)
+    if code is None:
+        raise MalformedMessage(f"a tensor of dtype {dtype} cannot travel")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise MalformedMessage(f"a tensor of {len(shape)} dimensions cannot travel; {_MAX_DIMENSIONS} at most")
+    return msgspec.msgpack.Ext(_TENSOR, _extension_format(len(shape)).pack(code, len(shape), *shape, start))
+
+
+@lru_cache(maxsize=_MAX_DIMENSIONS + 1)
+def _extension_format(dimensions: int) -> struct.Struct:
+    return struct.Struct(f"<BB{dimensions}QQ")
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+# The sizes are collected beside the encoder, because a hook's result can carry only what goes into the body.
+_measured: list[int] = []
+
+
+def _measure_hook(value: Any) -> Any:
+    if isinstance(value, Params):
+        return _wire_params(value)
+    _measured.append(_padded(value.nbytes))
+    return _extension(value, 0)
+
+
+_measure = msgspec.msgpack.Encoder(enc_hook=_measure_hook)

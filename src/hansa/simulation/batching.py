@@ -1,0 +1,146 @@
+"""Pure work, batched: equal calls of many parties become one call of the learner.
+
+A call of ``learner.fit`` or ``learner.evaluate`` waits until its result is due on the virtual clock. By then the calls of the
+other parties of the round are waiting too, and all that share the same parameters go to ``fit_many`` together, in pieces of
+``learner.chunk``. How the pieces are cut depends on the order of the calls alone, so results do not depend on the number of
+workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, final
+
+from hansa.examples import Examples
+from hansa.learner import BatchLearner, Learner, LocalWork
+from hansa.params import Params
+
+
+@final
+class Job:
+    """One party's call, and later its outcome."""
+
+    __slots__ = ("arguments", "batch", "function", "group", "outcome", "place")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.group: tuple[str, int] | None = None
+        self.batch: Batch | None = None
+        self.place = 0
+        self.outcome: Any = None
+
+
+@final
+class Batch:
+    """Calls that run together: the learner's method ``name`` on the same parameters."""
+
+    __slots__ = ("done", "jobs", "name", "params", "ticket")
+
+    def __init__(self, name: str, params: Params, jobs: list[Job]) -> None:
+        self.name = name
+        self.params = params
+        self.jobs = jobs
+        self.done = False
+        self.ticket: int | None = None
+        for job in jobs:
+            job.batch = self
+
+
+class Pool(Protocol):
+    """Worker processes that run batches."""
+
+    def submit(self, batch: Batch) -> bool:
+        """Begin a batch; False if it cannot travel, then it runs here."""
+        ...
+
+    def finish(self, batch: Batch) -> list[Any]:
+        """Wait for a batch; an outcome a job, an exception where the job failed."""
+        ...
+
+
+@final
+class Batching:
+    """Collects calls and runs them, here or in a pool.
+
+    Args:
+        learner: the plan's learner, whose ``fit`` and ``evaluate`` are batched.
+        pool: worker processes, or None to run everything here.
+    """
+
+    def __init__(self, learner: Learner, pool: Pool | None = None) -> None:
+        self.learner = learner
+        self.batched = learner if isinstance(learner, BatchLearner) else None
+        self.pool = pool
+        self.waiting: dict[tuple[str, int], list[Job]] = {}
+        self._chunk: dict[int, int] = {}
+
+    def submit(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Job:
+        """Take a call; nothing runs yet."""
+        job = Job(function, arguments)
+        if self.batched is not None and getattr(function, "__self__", None) is self.learner:
+            job.group = (function.__name__, id(arguments[0]))
+            waiting = self.waiting.get(job.group)
+            if waiting is None:
+                self.waiting[job.group] = [job]
+            else:
+                waiting.append(job)
+        return job
+
+    def result(self, job: Job) -> Any:
+        """The result of a call, or its exception raised; runs what must run."""
+        if job.group is None:
+            return job.function(*job.arguments)
+        if job.batch is None:
+            self._cut(job.group)
+        batch = job.batch
+        assert batch is not None
+        if not batch.done:
+            self._run(batch)
+        outcome, job.outcome = job.outcome, None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def settle(self) -> None:
+        """Run every batch that has been cut, so that its results can be kept."""
+        for batch in [job.batch for jobs in self.waiting.values() for job in jobs if job.batch is not None]:
+            if not batch.done:
+                self._run(batch)
+
+    def _cut(self, group: tuple[str, int]) -> None:
+        jobs = self.waiting.pop(group)
+        params = jobs[0].arguments[0]
+        assert self.batched is not None
+        size = self._chunk.get(params.size)
+        if size is None:
+            size = self._chunk[params.size] = max(1, self.batched.chunk(params))
+        for start in range(0, len(jobs), size):
+            batch = Batch(group[0], params, jobs[start : start + size])
+            if self.pool is not None:
+                self.pool.submit(batch)
+
+    def _run(self, batch: Batch) -> None:
+        if batch.ticket is not None and self.pool is not None:
+            outcomes = self.pool.finish(batch)
+        else:
+            assert self.batched is not None
+            outcomes = run_batch(self.batched, batch.name, batch.params, [job.arguments[1:] for job in batch.jobs])
+        for job, outcome in zip(batch.jobs, outcomes, strict=True):
+            job.outcome = outcome
+        batch.done = True
+
+
+def run_batch(learner: BatchLearner, name: str, params: Params, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """The outcomes of one batch: results, or the exception of each call that failed by itself."""
+    try:
+        if name == "evaluate":
+            return list(learner.evaluate_many(params, [call[0] for call in calls]))
+        datas: list[Examples] = [call[0] for call in calls]
+        works: list[LocalWork] = [call[1] for call in calls]
+        return list(learner.fit_many(params, datas, works, [call[2] for call in calls]))
+    except Exception as error:
+        if len(calls) == 1:
+            return [error]
+        # One bad party must not cost the others their round: find it by running each alone.
+        return [outcome for call in calls for outcome in run_batch(learner, name, params, [call])]
