@@ -28,7 +28,7 @@ import math
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, ClassVar, Final, Literal, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 import numpy as np
@@ -46,7 +46,7 @@ _HEADER = struct.Struct("<4sBBHIQ")
 _MAGIC, _VERSION, _TENSOR = b"HNSA", 1, 1
 _ALIGN = 16
 _MAX_DIMENSIONS = 8
-_DTYPES: Final = {
+_DTYPES: Final[dict[int, np.dtype[Any]]] = {
     1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<f2"),
     4: np.dtype("i1"), 5: np.dtype("<i2"), 6: np.dtype("<i4"), 7: np.dtype("<i8"),
     8: np.dtype("u1"), 9: np.dtype("<u2"), 10: np.dtype("<u4"), 11: np.dtype("<u8"), 12: np.dtype("?"),
@@ -66,16 +66,17 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 M = TypeVar("M", bound=Message)
+Frame: TypeAlias = bytes | bytearray | memoryview
 
 
 def encode(message: Message) -> bytes:
     """The frame of ``message``; the same bytes for equal messages.
 
-    >>> class Ping(Message):
+    >>> class Ping(Message, frozen=True):
     ...     tag = "doc.ping/1"
     ...     discloses = "nothing"
     ...     count: int
-    >>> decode(encode(Ping(3)), [Ping])
+    >>> decode(encode(Ping(3)), Ping)
     Ping(count=3)
     """
     tag = type(message).tag.encode("ascii")
@@ -114,12 +115,18 @@ def wire_size(message: Message) -> int:
     return _padded(head) + sum(_measured)
 
 
-def decode(frame: bytes | bytearray | memoryview, kinds: Iterable[type[M]], max_bytes: int = MAX_FRAME) -> M:
+@overload
+def decode(frame: Frame, kinds: type[M], max_bytes: int = MAX_FRAME) -> M: ...
+@overload
+def decode(frame: Frame, kinds: Iterable[type[Message]], max_bytes: int = MAX_FRAME) -> Message: ...
+def decode(
+    frame: Frame, kinds: type[Message] | Iterable[type[Message]], max_bytes: int = MAX_FRAME
+) -> Message:
     """The message in ``frame``, which must be of one of ``kinds``.
 
     Args:
         frame: one whole frame; tensors of the result are read-only views into it.
-        kinds: the message classes that the receiver accepts here.
+        kinds: the message class, or the classes, that the receiver accepts here.
         max_bytes: the largest frame accepted.
 
     Raises:
@@ -143,7 +150,8 @@ def decode(frame: bytes | bytearray | memoryview, kinds: Iterable[type[M]], max_
     if len(view) != tensor_start + tensor_length or any(view[body_end:tensor_start]):
         raise MalformedMessage("the frame's length is not what its header says")
     tag = bytes(view[_HEADER.size : body_start])
-    kind = {k.tag.encode(): k for k in kinds}.get(tag)
+    accepted = (kinds,) if isinstance(kinds, type) else kinds
+    kind = {k.tag.encode(): k for k in accepted}.get(tag)
     if kind is None:
         raise UnknownMessage(f"a message tagged {tag.decode('ascii', 'replace')[:80]!r} is not accepted here")
     reader = _TensorReader(view[tensor_start:])

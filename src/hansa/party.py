@@ -93,21 +93,21 @@ async def tell(me: Party, parties: Iterable[str], message: Message) -> None:
 
 @final
 class Roster(Sequence[str]):
-    """The names ``prefix-0`` to ``prefix-(count-1)``, made when asked for.
+    """The names ``prefix-0`` to ``prefix-(total-1)``, made when asked for.
 
     >>> names = Roster("client", 1_000_000)
     >>> names[7], names.index("client-999999"), "client-1000000" in names
     ('client-7', 999999, False)
     """
 
-    __slots__ = ("count", "prefix")
+    __slots__ = ("prefix", "total")
 
-    def __init__(self, prefix: str, count: int) -> None:
+    def __init__(self, prefix: str, total: int) -> None:
         self.prefix = prefix
-        self.count = count
+        self.total = total
 
     def __len__(self) -> int:
-        return self.count
+        return self.total
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -115,10 +115,10 @@ class Roster(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return [f"{self.prefix}-{i}" for i in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
+            return [f"{self.prefix}-{i}" for i in range(*index.indices(self.total))]
+        if not -self.total <= index < self.total:
             raise IndexError(index)
-        return f"{self.prefix}-{index % self.count}"
+        return f"{self.prefix}-{index % self.total}"
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._number(name) is not None
@@ -135,4 +135,39 @@ class Roster(Sequence[str]):
         if head != self.prefix or not tail.isascii() or not tail.isdigit() or (tail[0] == "0" and tail != "0"):
             return None
         number = int(tail)
-        return number if number < self.count else None
+        return number if number < self.total else None
+
+
+@final
+class Named(Sequence[str]):
+    """Given names, found in constant time.
+
+    >>> Named(["cleveland", "hungary"]).index("hungary")
+    1
+    """
+
+    __slots__ = ("_names", "_places")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self._places = {name: place for place, name in enumerate(self._names)}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._names[index]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
+        """The place of a name, in constant time."""
+        place = self._places.get(value)
+        if place is None or place < start or (stop is not None and place >= stop):
+            raise ValueError(f"{value!r} is not in this roster")
+        return place

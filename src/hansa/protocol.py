@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from hansa.learner import Learner
 from hansa.message import Message
@@ -24,7 +24,7 @@ OBSERVER: Final = "observer"
 """The party of the run's owner: it receives :class:`Progress` and sends nothing."""
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """What a protocol tells the owner of the run after each round."""
 
     tag = "hansa.progress/1"
@@ -36,7 +36,7 @@ class Progress(Message):
     note: str = ""
 
 
-class Withdraw(Message):
+class Withdraw(Message, frozen=True):
     """A party's word that it will not contribute to a round."""
 
     tag = "hansa.withdraw/1"
@@ -118,15 +118,17 @@ class Collected(Generic[Y]):
 
 
 class Aggregation(ABC, Generic[X_in, Y_out]):
-    """n parties each hold an X, one party ends with a Y. Composes with ``|`` (see ``hansa.aggregation``).
+    """n parties each hold an X, one party ends with a Y. Composes with ``|`` (see ``hansa.pipeline``)."""
 
-    Attributes:
-        messages: the classes that travel from contributor to collector.
-        answers: the classes that travel from collector to contributor.
-    """
+    @property
+    @abstractmethod
+    def messages(self) -> tuple[type[Message], ...]:
+        """The classes that travel from contributor to collector."""
 
-    messages: ClassVar[tuple[type[Message], ...]]
-    answers: ClassVar[tuple[type[Message], ...]] = ()
+    @property
+    @abstractmethod
+    def answers(self) -> tuple[type[Message], ...]:
+        """The classes that travel from collector to contributor."""
 
     @abstractmethod
     async def contribute(self, me: Party, to: str, round: int, value: X_in) -> None:

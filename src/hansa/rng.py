@@ -65,7 +65,8 @@ def permutations(keys: Sequence[Key], size: int, epoch: int = 0) -> npt.NDArray[
     halves = np.frombuffer(b"".join(key.digest for key in keys), dtype="<u8").reshape(-1, 2)
     start = halves[:, :1] ^ _mix(halves[:, 1:] + np.uint64(epoch) * _GOLDEN)
     draws = _mix(start + np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN)
-    return np.argsort(draws, axis=1, kind="stable")
+    order: npt.NDArray[np.int64] = np.argsort(draws, axis=1, kind="stable")
+    return order
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from hansa.aggregation.pipeline import ClientStage, Form
+from hansa.pipeline import ClientStage, Form
 from hansa.errors import ConfigError, NonFinite
 from hansa.rng import Key
 from hansa.update import Bounded, Update

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, TypeVar, final
 import numpy as np
 import numpy.typing as npt
 
-from hansa.aggregation.pipeline import Form, Stage
+from hansa.pipeline import Form, Stage
 from hansa.errors import ConfigError, DeadlineExpired, NonFinite, QuorumNotReached
 from hansa.message import Message
 from hansa.party import Party
@@ -33,7 +33,7 @@ _ROUNDING = 1e-4
 """How far an honest party's float32 norm may lie above the bound, relatively."""
 
 
-class Contribution(Message):
+class Contribution(Message, frozen=True):
     """One party's update, in the clear."""
 
     tag = "hansa.contribution/1"
@@ -54,11 +54,17 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
 
     flow: ClassVar[Mapping[Form, Form]] = {"update": "mean", "bounded": "bounded mean", "noised update": "noised"}
     needs: ClassVar[str] = "a mean combines single updates, once"
-    messages: ClassVar[tuple[type[Message], ...]] = (Contribution, Withdraw)
-
     def __post_init__(self) -> None:
         if self.weights not in ("examples", "uniform"):
             raise ConfigError(f"mean: weights must be 'examples' or 'uniform', not {self.weights!r}")
+
+    @property
+    def messages(self) -> tuple[type[Message], ...]:
+        return (Contribution, Withdraw)
+
+    @property
+    def answers(self) -> tuple[type[Message], ...]:
+        return ()
 
     async def contribute(self, me: Party, to: str, round: int, value: U) -> None:
         update = value.update if isinstance(value, Bounded) else value

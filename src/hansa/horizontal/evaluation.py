@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, DeadlineExpired
+from hansa.horizontal.sampling import Uniform
+from hansa.horizontal.stopping import Best, Stop
+from hansa.learner import Learner
 from hansa.message import Message
 from hansa.params import Params
+from hansa.party import Party, tell
+from hansa.protocol import OBSERVER, Progress
 
 
-class EvaluateTask(Message):
+class EvaluateTask(Message, frozen=True):
     """The request to evaluate a model."""
 
     tag = "hansa.evaluate-task/1"
@@ -23,7 +28,7 @@ class EvaluateTask(Message):
     params: Params
 
 
-class Scores(Message):
+class Scores(Message, frozen=True):
     """A party's metrics on its own test examples."""
 
     tag = "hansa.scores/1"
@@ -72,14 +77,15 @@ def distribution(parties: Mapping[str, Mapping[str, float]]) -> dict[str, float]
     """
     if not parties:
         return {}
-    weights = np.array([scores["examples"] for scores in parties.values()])
     result: dict[str, float] = {"party_count": float(len(parties))}
-    names = [name for name in next(iter(parties.values())) if name != "examples"]
+    names = dict.fromkeys(name for scores in parties.values() for name in scores if name != "examples")
     for name in names:
-        values = np.array([scores.get(name, np.nan) for scores in parties.values()])
+        having = [scores for scores in parties.values() if name in scores]
+        weights = np.array([scores["examples"] for scores in having])
+        values = np.array([scores[name] for scores in having])
         ordered = np.sort(values)
         tenth = max(1, len(values) // 10)
-        worst = ordered[-tenth:] if name in _SMALLER_IS_BETTER else ordered[:tenth]
+        worst = ordered[-tenth:] if Stop(metric=name).falls else ordered[:tenth]
         result[f"party_{name}"] = float(np.average(values, weights=weights))
         result[f"party_{name}_mean"] = float(values.mean())
         result[f"party_{name}_median"] = float(np.median(values))
@@ -87,4 +93,86 @@ def distribution(parties: Mapping[str, Mapping[str, float]]) -> dict[str, float]
     return result
 
 
-_SMALLER_IS_BETTER = frozenset({"loss", "mse", "mae", "rmse"})
+
+class Watched(Protocol):
+    """A protocol's settings that say when it looks at its model and when it ends."""
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """When the model is evaluated, and on what."""
+        ...
+
+    @property
+    def stop(self) -> Stop:
+        """When to end early."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that the parties have to evaluate."""
+        ...
+
+
+async def report(
+    settings: Watched,
+    learner: Learner,
+    me: Party,
+    round: int,
+    params: Params,
+    best: Best,
+    metrics: Mapping[str, float],
+    notes: Mapping[str, str],
+    last: bool,
+    busy: Collection[str] = (),
+) -> Best:
+    """Evaluate where it is due, tell the observer, and return the best so far.
+
+    Args:
+        settings: when and on what.
+        learner: evaluates.
+        me: the server; its test examples are the central set.
+        round: the round that has ended.
+        params: the model after it.
+        best: the best before it.
+        metrics: what else is to be reported.
+        notes: what is to be said of single parties.
+        last: whether the run ends here whatever the result.
+        busy: parties that are at work and not asked.
+    """
+    metrics = dict(metrics)
+    parties: dict[str, dict[str, float]] = {}
+    if settings.evaluation.central_due(round, last) and len(me.data.test):
+        central = await me.compute(learner.evaluate, params, me.data.test)
+        metrics |= {f"test_{name}": value for name, value in central.items()}
+    seen = settings.stop.updated(best, round, metrics)
+    if settings.evaluation.parties_due(round, last or settings.stop.reached(seen)):
+        parties = await _evaluate_parties(settings, me, round, params, busy)
+        metrics |= distribution(parties)
+        seen = settings.stop.updated(best, round, metrics)
+    note = "; ".join(f"{party}: {why}" for party, why in notes.items())
+    await me.send(OBSERVER, Progress(round, metrics, parties, note))
+    return seen
+
+
+async def _evaluate_parties(
+    settings: Watched, me: Party, round: int, params: Params, busy: Collection[str]
+) -> dict[str, dict[str, float]]:
+    clients = me.roster["client"]
+    wanted = min(settings.evaluation.parties, len(clients))
+    drawn = Uniform().draw(me.rng("evaluate", round), clients, min(wanted + len(busy), len(clients)))
+    chosen = [name for name in drawn if name not in busy][:wanted]
+    await tell(me, chosen, EvaluateTask(round, params))
+    deadline = me.now() + settings.deadline
+    waiting = set(chosen)
+    scores: dict[str, dict[str, float]] = {}
+    while waiting:
+        try:
+            sender, answer = await me.recv(Scores, within=deadline - me.now())
+        except DeadlineExpired:
+            break
+        if sender not in waiting or answer.round != round:
+            continue
+        waiting.discard(sender)
+        if answer.examples > 0:
+            scores[sender] = {**answer.metrics, "examples": float(answer.examples)}
+    return {name: scores[name] for name in chosen if name in scores}

@@ -17,25 +17,30 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from msgspec.structs import replace as replaced
 
-from hansa.errors import ConfigError, DeadlineExpired, NonFinite, QuorumNotReached
-from hansa.horizontal.evaluation import Evaluation, Scores, EvaluateTask, distribution
-from hansa.horizontal.sampling import Sampling, Uniform
+from hansa.errors import ConfigError, NonFinite, QuorumNotReached
+from hansa.horizontal.evaluation import EvaluateTask, Evaluation, Scores, report
+from hansa.horizontal.sampling import Fixed, Sampling, Uniform
 from hansa.horizontal.stopping import Best, Stop
 from hansa.learner import Learner, LocalWork
 from hansa.message import Message
 from hansa.params import Params
 from hansa.party import Party, tell
-from hansa.protocol import OBSERVER, Aggregation, Gathering, Progress, Protocol, Role, Withdraw
+from hansa.protocol import Aggregation, Collected, Gathering, Protocol, Role, Withdraw
 from hansa.tensor import Array, Tensor
-from hansa.update import Mean, Update
+from hansa.update import Mean, Noised, Update
 
 Slots = Mapping[str, Array]
 """An algorithm's vectors beside the model, by name; each of shape (size,)."""
 
 
-class TrainTask(Message):
-    """The invitation to a round: the current model, and what else the algorithm shares."""
+class TrainTask(Message, frozen=True):
+    """The invitation to a round: the current model, and what else the algorithm shares.
+
+    ``counted`` is the last round in which the receiver's own contribution was in the aggregate, 0 for none; only algorithms
+    with :attr:`Algorithm.confirmed` set it.
+    """
 
     tag = "hansa.train-task/1"
     discloses = "the current model and the algorithm's shared vectors, to every party of the cohort"
@@ -43,9 +48,10 @@ class TrainTask(Message):
     round: int
     params: Params
     shared: dict[str, Tensor] = {}
+    counted: int = 0
 
 
-class RoundState(Message):
+class RoundState(Message, frozen=True):
     """The server's durable state after a round."""
 
     tag = "hansa.round-state/1"
@@ -55,16 +61,21 @@ class RoundState(Message):
     params: Params
     slots: dict[str, Tensor]
     best: Best
+    counted: dict[str, int] = {}
 
 
-class PartyState(Message):
-    """A party's durable state between its rounds (a control variate, a personal layer): it never leaves the party."""
+class PartyState(Message, frozen=True):
+    """A party's durable state between its rounds (a control variate, a personal layer): it never leaves the party.
+
+    ``before`` is what ``slots`` was before ``round``, for the case that the round did not count.
+    """
 
     tag = "hansa.party-state/1"
     discloses = "nothing: it stays with the party"
 
     round: int
     slots: dict[str, Tensor]
+    before: dict[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,8 @@ class Algorithm:
         work: what a party is asked to do.
         report: what a party sends of its update, and the vectors that it keeps for itself.
         width: how many vectors of the model's size a party sends (SCAFFOLD sends two, one after the other).
+        confirmed: what a party keeps from a round stands only if the server counted its contribution. Needed where the
+            server's vectors must agree with the parties': a contribution that is lost or late must leave both as they were.
     """
 
     step: Callable[[Params, Slots, Mean[Any], int, float], tuple[Array, Slots]]
@@ -115,6 +128,7 @@ class Algorithm:
     work: Callable[[Local], LocalWork] = _default_work
     report: Callable[[Local, Update], tuple[Update, Slots]] = _default_report
     width: int = 1
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,56 +182,65 @@ class Synchronous(Protocol):
         async def server(me: Party) -> Params:
             return await _serve(self, algorithm, learner, aggregation, me)
 
-        async def client(me: Party) -> None:
-            await _take_part(algorithm, learner, aggregation, me)
-
         return {
             "server": Role(server, (*aggregation.messages, Withdraw, Scores), starts=True, saves=RoundState),
-            "client": Role(
-                client,
-                (TrainTask, EvaluateTask, *aggregation.answers),
-                invitations=(TrainTask, EvaluateTask),
-                many=True,
-                saves=PartyState,
-            ),
+            "client": participant(algorithm, learner, aggregation),
         }
+
+
+def participant(algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any]) -> Role:
+    """The role of a party that trains and evaluates when it is asked to."""
+
+    async def client(me: Party) -> None:
+        await _take_part(algorithm, learner, aggregation, me)
+
+    return Role(
+        client,
+        (TrainTask, EvaluateTask, *aggregation.answers),
+        invitations=(TrainTask, EvaluateTask),
+        many=True,
+        saves=PartyState,
+    )
 
 
 async def _serve(
     protocol: Synchronous, algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any], me: Party
 ) -> Params:
     clients = me.roster["client"]
+    if protocol.cohort > len(clients) and not isinstance(protocol.sampling, Fixed):
+        raise ConfigError(
+            f"{type(protocol).__name__}: a cohort of {protocol.cohort} cannot be drawn from {len(clients)} parties;"
+            f" lower cohort to {len(clients)} or less"
+        )
     state = me.saved
     if not isinstance(state, RoundState):
         params = learner.init(me.rng("init"), me.data.test)
         slots = {name: Tensor(value) for name, value in algorithm.slots(params).items()}
         state = RoundState(0, params, slots, Best())
-        await _report(protocol, learner, me, state, {}, {}, last=False)
+        best = await report(protocol, learner, me, 0, params, state.best, {}, {}, last=False)
+        state = replaced(state, best=best)
         await me.save(state)
     while state.round < protocol.rounds and not protocol.stop.reached(state.best):
         round = state.round + 1
         metrics: dict[str, float] = {}
-        notes: dict[str, str] = {}
-        params, slots = state.params, state.slots
         try:
-            mean, notes = await _gather(protocol, algorithm, aggregation, me, clients, state, round)
+            collected = await _gather(protocol, algorithm, aggregation, me, clients, state, round)
         except QuorumNotReached as missed:
             if protocol.missed_quorum == "stop":
                 raise
-            notes = {"quorum": missed.what}
+            state, notes = replaced(state, round=round), {"quorum": missed.what}
         else:
-            arrays = {name: tensor.array for name, tensor in slots.items()}
-            flat, stepped = algorithm.step(params, arrays, mean, round, mean.count / len(clients))
-            if not np.isfinite(flat).all():
-                raise NonFinite("the model after this round holds NaN or infinity", party=me.name, round=round,
-                                remedy="lower the learning rate or clip the updates")  # fmt: skip
-            params = params.replaced(flat)
-            slots = {name: Tensor(value) for name, value in stepped.items()}
-            metrics = {f"train_{name}": value for name, value in mean.scalars.items()}
-            metrics["contributors"] = mean.count
-        state = RoundState(round, params, slots, state.best)
+            if collected is None:
+                state, notes = replaced(state, round=round), {"cohort": "nobody was drawn, the model stays"}
+            else:
+                state = _stepped(algorithm, state, collected, round, len(clients), me.name)
+                notes = dict(collected.refused)
+                mean = plain_mean(collected)
+                metrics = {f"train_{name}": value for name, value in sorted(mean.scalars.items())}
+                metrics["contributors"] = mean.count
         last = round == protocol.rounds
-        state = await _report(protocol, learner, me, state, metrics, notes, last)
+        best = await report(protocol, learner, me, round, state.params, state.best, metrics, notes, last)
+        state = replaced(state, best=best)
         await me.save(state)
     return state.params
 
@@ -230,12 +253,18 @@ async def _gather(
     clients: Sequence[str],
     state: RoundState,
     round: int,
-) -> tuple[Mean[Any], dict[str, str]]:
+) -> Collected[Any] | None:
     invited = protocol.sampling.draw(me.rng("cohort", round), clients, math.ceil(protocol.cohort * protocol.over_selection))
+    if not invited:
+        return None
     shared = {name: state.slots[name] for name in algorithm.shared}
-    await tell(me, invited, TrainTask(round, state.params, shared))
+    if algorithm.confirmed:
+        for name in invited:
+            await me.send(name, TrainTask(round, state.params, shared, state.counted.get(name, 0)))
+    else:
+        await tell(me, invited, TrainTask(round, state.params, shared))
     wanted = min(protocol.cohort, len(invited)) if protocol.over_selection > 1 else len(invited)
-    collected = await aggregation.collect(
+    collected: Collected[Any] = await aggregation.collect(
         me,
         Gathering(
             invited=dict.fromkeys(invited, round),
@@ -245,80 +274,102 @@ async def _gather(
             size=state.params.size * algorithm.width,
         ),
     )
-    return collected.value, dict(collected.refused)
+    return collected
 
 
-async def _report(
-    protocol: Synchronous,
-    learner: Learner,
-    me: Party,
-    state: RoundState,
-    metrics: dict[str, float],
-    notes: Mapping[str, str],
-    last: bool,
+def _stepped(
+    algorithm: Algorithm, state: RoundState, collected: Collected[Any], round: int, population: int, server: str
 ) -> RoundState:
-    """Evaluate where it is due, tell the observer, and note the best so far."""
-    plan = protocol.evaluation
-    parties: dict[str, dict[str, float]] = {}
-    if plan.central_due(state.round, last) and len(me.data.test):
-        central = await me.compute(learner.evaluate, state.params, me.data.test)
-        metrics |= {f"test_{name}": value for name, value in central.items()}
-    best = protocol.stop.updated(state.best, state.round, metrics)
-    last = last or protocol.stop.reached(best)
-    if plan.parties_due(state.round, last):
-        parties = await _evaluate_parties(protocol, me, state)
-        metrics |= distribution(parties)
-    note = "; ".join(f"{party}: {why}" for party, why in notes.items())
-    await me.send(OBSERVER, Progress(state.round, metrics, parties, note))
-    return RoundState(state.round, state.params, state.slots, best)
+    """The server's state after a round that reached its quorum."""
+    mean = plain_mean(collected)
+    arrays = {name: tensor.array for name, tensor in state.slots.items()}
+    flat, slots = algorithm.step(state.params, arrays, mean, round, mean.count / population)
+    params = finite(state.params, flat, mean.delta, round, server)
+    counted = state.counted
+    if algorithm.confirmed:
+        counted = {**counted, **dict.fromkeys(collected.contributors, round)}
+    return replaced(
+        state, round=round, params=params, slots={name: Tensor(value) for name, value in slots.items()}, counted=counted
+    )
 
 
-async def _evaluate_parties(protocol: Synchronous, me: Party, state: RoundState) -> dict[str, dict[str, float]]:
-    clients = me.roster["client"]
-    chosen = Uniform().draw(me.rng("evaluate", state.round), clients, min(protocol.evaluation.parties, len(clients)))
-    await tell(me, chosen, EvaluateTask(state.round, state.params))
-    deadline = me.now() + protocol.deadline
-    waiting = set(chosen)
-    scores: dict[str, dict[str, float]] = {}
-    while waiting:
-        try:
-            sender, answer = await me.recv((Scores, Withdraw), within=deadline - me.now())
-        except DeadlineExpired:
-            break
-        if sender not in waiting or answer.round != state.round:
-            continue
-        waiting.discard(sender)
-        if isinstance(answer, Scores) and answer.examples > 0:
-            scores[sender] = {**answer.metrics, "examples": float(answer.examples)}
-    return {name: scores[name] for name in chosen if name in scores}
+def plain_mean(collected: Collected[Any]) -> Mean[Any]:
+    """The mean inside what an aggregation gave, with noise on it or not."""
+    value = collected.value
+    mean: Mean[Any] = value.mean if isinstance(value, Noised) else value
+    return mean
+
+
+def finite(params: Params, flat: Array, delta: Array, round: int, server: str) -> Params:
+    """The model with the values ``flat``, its running statistics moved to their plain average.
+
+    Running statistics (:attr:`~hansa.params.Layout.buffers`) are no parameters: no optimizer steps them.
+
+    Raises:
+        NonFinite: a value is NaN or infinite.
+    """
+    if params.layout.buffers:
+        mask = buffer_mask(params)
+        flat = np.where(mask, params.flat + delta[: params.size].astype(params.flat.dtype, copy=False), flat)
+    if not np.isfinite(flat).all():
+        raise NonFinite(
+            "the model after this round holds NaN or infinity",
+            party=server,
+            round=round,
+            remedy="lower the learning rate or clip the updates",
+        )
+    return params.replaced(flat)
+
+
+def buffer_mask(params: Params) -> Array:
+    """True where the flat model holds running statistics: shape (size,)."""
+    layout = params.layout
+    mask = np.zeros(params.size, bool)
+    for name, start, end in zip(layout.names, layout.offsets, layout.offsets[1:], strict=True):
+        mask[start:end] = name in layout.buffers
+    return mask
 
 
 async def _take_part(
     algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any], me: Party
 ) -> None:
     server, task = await me.recv((TrainTask, EvaluateTask), within=None)
+    if isinstance(task, EvaluateTask):
+        await _evaluate(learner, me, server, task)
+        return
+    saved = me.saved if isinstance(me.saved, PartyState) else PartyState(0, {})
+    # A server that asked this party for a later round has closed this one.
+    if task.round < saved.round:
+        return
+    own = saved.slots
+    if algorithm.confirmed and task.counted != saved.round:
+        own = saved.before
     try:
-        if isinstance(task, EvaluateTask):
-            metrics = await me.compute(learner.evaluate, task.params, me.data.test) if len(me.data.test) else {}
-            await me.send(server, Scores(task.round, dict(metrics), len(me.data.test)))
-            return
-        own = me.saved.slots if isinstance(me.saved, PartyState) else {}
-        local = Local(
-            task.round,
-            task.params,
-            {name: tensor.array for name, tensor in task.shared.items()},
-            {name: tensor.array for name, tensor in own.items()},
-        )
+        local = Local(task.round, task.params, _arrays(task.shared), _arrays(own))
         work = algorithm.work(local)
         update: Update = await me.compute(learner.fit, task.params, me.data.train, work, me.rng("fit", task.round))
         update, kept = algorithm.report(local, update)
         if kept:
-            await me.save(PartyState(task.round, {name: Tensor(value) for name, value in kept.items()}))
+            before = own if algorithm.confirmed else {}
+            await me.save(PartyState(task.round, {name: Tensor(value) for name, value in kept.items()}, before))
         await aggregation.contribute(me, server, task.round, update)
     except Exception as error:
         # The server must not wait for a party that cannot answer; the interpreter keeps the traceback for its owner.
         await me.send(server, Withdraw(task.round, type(error).__name__))
         raise
+
+
+async def _evaluate(learner: Learner, me: Party, server: str, task: EvaluateTask) -> None:
+    try:
+        metrics = await me.compute(learner.evaluate, task.params, me.data.test) if len(me.data.test) else {}
+    except Exception:
+        await me.send(server, Scores(task.round, {}, 0))
+        raise
+    await me.send(server, Scores(task.round, dict(metrics), len(me.data.test)))
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: tensor.array for name, tensor in tensors.items()}
 
 
 def with_rounds(protocol: Synchronous, rounds: int) -> Synchronous:

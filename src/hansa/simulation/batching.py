@@ -8,12 +8,19 @@ workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, final
+
+import numpy as np
 
 from hansa.examples import Examples
 from hansa.learner import BatchLearner, Learner, LocalWork
 from hansa.params import Params
+from hansa.tensor import Dense, Tensor
+from hansa.update import Update
+
+MOST: Final = 512
+"""Calls in one batch at most, so that what a worker answers always fits into a pipe."""
 
 
 @final
@@ -37,7 +44,7 @@ class Batch:
 
     __slots__ = ("done", "jobs", "name", "params", "ticket")
 
-    def __init__(self, name: str, params: Params, jobs: list[Job]) -> None:
+    def __init__(self, name: str, params: Params | None, jobs: list[Job]) -> None:
         self.name = name
         self.params = params
         self.jobs = jobs
@@ -95,18 +102,18 @@ class Batching:
             self._cut(job.group)
         batch = job.batch
         assert batch is not None
-        if not batch.done:
-            self._run(batch)
+        self.run(batch)
         outcome, job.outcome = job.outcome, None
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def settle(self) -> None:
-        """Run every batch that has been cut, so that its results can be kept."""
-        for batch in [job.batch for jobs in self.waiting.values() for job in jobs if job.batch is not None]:
-            if not batch.done:
-                self._run(batch)
+    def withdraw(self, job: Job) -> None:
+        """Forget a call that waits; its outcome is known from elsewhere."""
+        if job.group is not None and job in self.waiting.get(job.group, []):
+            self.waiting[job.group].remove(job)
+            if not self.waiting[job.group]:
+                del self.waiting[job.group]
 
     def _cut(self, group: tuple[str, int]) -> None:
         jobs = self.waiting.pop(group)
@@ -114,17 +121,20 @@ class Batching:
         assert self.batched is not None
         size = self._chunk.get(params.size)
         if size is None:
-            size = self._chunk[params.size] = max(1, self.batched.chunk(params))
+            size = self._chunk[params.size] = min(MOST, max(1, self.batched.chunk(params)))
         for start in range(0, len(jobs), size):
             batch = Batch(group[0], params, jobs[start : start + size])
             if self.pool is not None:
                 self.pool.submit(batch)
 
-    def _run(self, batch: Batch) -> None:
+    def run(self, batch: Batch) -> None:
+        """Run a batch that has been cut, if it has not run."""
+        if batch.done:
+            return
         if batch.ticket is not None and self.pool is not None:
             outcomes = self.pool.finish(batch)
         else:
-            assert self.batched is not None
+            assert self.batched is not None and batch.params is not None
             outcomes = run_batch(self.batched, batch.name, batch.params, [job.arguments[1:] for job in batch.jobs])
         for job, outcome in zip(batch.jobs, outcomes, strict=True):
             job.outcome = outcome
@@ -138,9 +148,25 @@ def run_batch(learner: BatchLearner, name: str, params: Params, calls: list[tupl
             return list(learner.evaluate_many(params, [call[0] for call in calls]))
         datas: list[Examples] = [call[0] for call in calls]
         works: list[LocalWork] = [call[1] for call in calls]
-        return list(learner.fit_many(params, datas, works, [call[2] for call in calls]))
+        return _one_batch(learner.fit_many(params, datas, works, [call[2] for call in calls]))
     except Exception as error:
         if len(calls) == 1:
             return [error]
         # One bad party must not cost the others their round: find it by running each alone.
-        return [outcome for call in calls for outcome in run_batch(learner, name, params, [call])]
+        outcomes = [outcome for call in calls for outcome in run_batch(learner, name, params, [call])]
+        if name == "fit":
+            good = iter(_one_batch([outcome for outcome in outcomes if isinstance(outcome, Update)]))
+            outcomes = [next(good) if isinstance(outcome, Update) else outcome for outcome in outcomes]
+        return outcomes
+
+
+def _one_batch(updates: Sequence[Update]) -> list[Update]:
+    """The updates as rows of one batch, in order: so they are summed alike here and in a worker."""
+    rows = updates[0].delta.rows if updates else None
+    if rows is not None and rows.count == len(updates):
+        if all(u.delta.rows is rows and u.delta.index == place and u.delta.scale == 1.0 for place, u in enumerate(updates)):
+            return list(updates)
+    if not updates:
+        return []
+    dense = Dense(np.stack([update.delta.array for update in updates]))
+    return [Update(Tensor(None, dense, place), update.weight, update.scalars) for place, update in enumerate(updates)]

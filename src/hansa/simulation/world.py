@@ -66,7 +66,8 @@ class _Failed:
 _NOTHING: Final = _Done(None)
 _PARKED: Final = _Parked()
 
-_DELIVER, _COMPUTED, _WOKEN, _TIMER, _CRASH, _RESTART = range(6)
+DELIVER, COMPUTED, WOKEN, TIMER, CRASH, RESTART = range(6)
+"""What a queued event is: a letter, a result that is due, the end of a sleep, the end of a wait, a crash, a restart."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Actor(Party):
     """A party in simulation. Its effects change the world's queues and park the coroutine."""
 
     __slots__ = (
-        "coroutine", "data", "deadline", "history", "inbox", "job", "kind", "name", "role", "roster", "saved", "sender",
-        "sent", "timer", "world",
+        "coroutine", "data", "deadline", "history", "inbox", "job", "kind", "name", "past", "role", "roster", "saved", "sender",
+        "sent", "since", "timer", "world",
     )  # fmt: skip
 
     def __init__(self, world: World, name: str, role: Role, data: Shard, saved: Message | None) -> None:
@@ -106,6 +107,9 @@ class Actor(Party):
         # is. A party that starts alone needs none: snapshots are taken as it saves.
         self.history: list[tuple[float, object]] | None = [] if world.several or not role.starts else None
         self.sent = 0
+        self.since = world.clock
+        # While this program is brought back: what its effects gave the first time.
+        self.past: deque[tuple[float, object]] | None = None
 
     def send(self, to: str, message: Message) -> Awaitable[None]:
         self.sent += 1
@@ -115,6 +119,8 @@ class Actor(Party):
     def recv(
         self, kind: Any, *, within: float | None, sender: str | None = None
     ) -> Awaitable[Any]:
+        if self.past:
+            return self._again()
         inbox = self.inbox
         for place, (who, message) in enumerate(inbox):
             if isinstance(message, kind) and (sender is None or sender == who):
@@ -133,10 +139,14 @@ class Actor(Party):
         self.deadline = self.world.clock + within
         if self.timer is None or self.timer > self.deadline:
             self.timer = self.deadline
-            self.world.later(self.deadline, _TIMER, self, self.deadline)
+            self.world.later(self.deadline, TIMER, self, self.deadline)
         return _PARKED
 
     def compute(self, function: Callable[..., R], *arguments: object) -> Awaitable[R]:
+        if self.past:
+            if self.past[0][1] is None:
+                self.past[0] = (self.past[0][0], function(*arguments))
+            return self._again()
         self.world.submit(self, function, arguments)
         return _PARKED
 
@@ -145,6 +155,7 @@ class Actor(Party):
         if self.history is not None:
             self.history.clear()
         self.sent = 0
+        self.since = self.world.clock
         self.world.saved(self, state)
         return _NOTHING
 
@@ -152,11 +163,21 @@ class Actor(Party):
         return self.world.clock
 
     def sleep(self, seconds: float) -> Awaitable[None]:
-        self.world.later(self.world.clock + max(0.0, seconds), _WOKEN, self, self.coroutine)
+        if self.past:
+            return self._again()
+        self.world.later(self.world.clock + max(0.0, seconds), WOKEN, self, self.coroutine)
         return _PARKED
 
     def rng(self, label: str, *indices: int) -> Key:
         return self.world.key.child(f"{self.name}/{label}", *indices)
+
+    def _again(self) -> Awaitable[Any]:
+        assert self.past is not None
+        time, what = self.past.popleft()
+        self.world.clock = time
+        if self.history is not None:
+            self.history.append((time, what))
+        return _Failed(what) if isinstance(what, DeadlineExpired) else _Done(what)
 
     def expired(self) -> DeadlineExpired:
         kinds = self.kind if isinstance(self.kind, tuple) else (self.kind,)
@@ -215,6 +236,9 @@ class World:
         self.unfinished = {name for role, r in roles.items() if r.starts for name in rosters[role]}
         self.several = len(self.unfinished) > 1
         self.stale = 0
+        # While a program is brought back: how many of its sends are still to be swallowed; the party to begin with afterwards.
+        self.muted = 0
+        self.restored: str | None = None
         self._accepts = {name: frozenset(role.receives) for name, role in roles.items()}
         self._sized: tuple[Message | None, int] = (None, 0)
 
@@ -225,12 +249,15 @@ class World:
             Deadlock: parties wait and nothing is under way.
             PartyFailed: a starting party's program raised something that is not a HansaError.
         """
-        if self.network is not None:
-            for time, party, restart in self.network.crashes():
-                self.later(time, _CRASH, party, restart)
-        for name in sorted(self.unfinished):
-            if name not in self.actors:
-                self._start(self._create(name, *self._find(name)))
+        if self.restored is None:
+            if self.network is not None:
+                for time, party, restart in self.network.crashes():
+                    self.later(time, CRASH, party, restart)
+            starting = [name for role, r in self.roles.items() if r.starts for name in self.rosters[role]]
+        else:
+            starting = [self.restored] if self.restored in self.unfinished else []
+        for name in starting:
+            self._start(self.create(name, *self.find(name)))
         ready, heap = self.ready, self.heap
         while self.unfinished:
             if ready:
@@ -239,18 +266,18 @@ class World:
                 self.clock, _, code, target, payload = heappop(heap)
             else:
                 raise self._deadlock()
-            if code == _DELIVER:
+            if code == DELIVER:
                 self._deliver(target, payload)
-            elif code == _COMPUTED:
+            elif code == COMPUTED:
                 self._computed(target, payload)
-            elif code == _TIMER:
+            elif code == TIMER:
                 self._timer(target, payload)
-            elif code == _WOKEN:
+            elif code == WOKEN:
                 if target.coroutine is payload:
                     if target.history is not None:
                         target.history.append((self.clock, None))
                     self._resume(target, None)
-            elif code == _CRASH:
+            elif code == CRASH:
                 self._crash(target, payload)
             else:
                 self._restart(target)
@@ -258,6 +285,9 @@ class World:
 
     def post(self, sender: str, to: str, message: Message) -> None:
         """Put a message under way."""
+        if self.muted > 0:
+            self.muted -= 1
+            return
         known, size = self._sized
         if known is not message:
             size = wire_size(message)
@@ -266,11 +296,11 @@ class World:
         if to == OBSERVER:
             self.observe(sender, message)
         elif self.network is None:
-            self.ready.append((_DELIVER, to, (sender, message)))
+            self.ready.append((DELIVER, to, (sender, message)))
         else:
             self.sequence += 1
             for arrival in self.network.arrivals(self.clock, self.sequence, sender, to, size, type(message)):
-                self.later(arrival, _DELIVER, to, (sender, message))
+                self.later(arrival, DELIVER, to, (sender, message))
 
     def later(self, time: float, code: int, target: Any, payload: Any) -> None:
         """Queue an event for a virtual time."""
@@ -285,15 +315,24 @@ class World:
         job = actor.job = self.batching.submit(function, arguments)
         seconds = 0.0 if self.network is None else self.network.compute_seconds(actor.name, arguments)
         if seconds > 0:
-            self.later(self.clock + seconds, _COMPUTED, actor, job)
+            self.later(self.clock + seconds, COMPUTED, actor, job)
         else:
-            self.ready.append((_COMPUTED, actor, job))
+            self.ready.append((COMPUTED, actor, job))
 
     def saved(self, actor: Actor, state: Message) -> None:
         """A party reached a durable point."""
         self.states[actor.name] = state
         if actor.role.starts:
             self.on_save(actor.name)
+
+    def bring_back(self, actor: Actor, past: Sequence[tuple[float, object]], sent: int) -> None:
+        """Run a party's program again to where it stood: it is given ``past`` and its first ``sent`` messages are swallowed."""
+        actor.past = deque(past)
+        self.clock = actor.since
+        self.muted = sent
+        self._start(actor)
+        self.muted = 0
+        actor.sent = sent
 
     def _deliver(self, to: str, letter: tuple[str, Message]) -> None:
         self.log.delivered(to, letter)
@@ -311,13 +350,13 @@ class World:
             else:
                 raise self._unexpected(letter, to)
             return
-        role_name, place = self._find(to)
+        role_name, place = self.find(to)
         if type(message) not in self._accepts[role_name]:
             raise self._unexpected(letter, to)
         if type(message) not in self.roles[role_name].invitations:
             self.stale += 1
             return
-        actor = self._create(to, role_name, place)
+        actor = self.create(to, role_name, place)
         actor.inbox.append(letter)
         self._start(actor)
 
@@ -329,7 +368,8 @@ class World:
             remedy="add the class to Role.receives or do not send it",
         )
 
-    def _find(self, name: str) -> tuple[str, int]:
+    def find(self, name: str) -> tuple[str, int]:
+        """The role of the party called ``name`` and its place in the roster."""
         for role, names in self.rosters.items():
             try:
                 return role, names.index(name)
@@ -337,7 +377,8 @@ class World:
                 continue
         raise RunError(f"no party is named {name!r}", remedy="send to names of the roster")
 
-    def _create(self, name: str, role_name: str, place: int) -> Actor:
+    def create(self, name: str, role_name: str, place: int) -> Actor:
+        """A party that is about to start."""
         shard = self.shard(role_name, place)
         actor = self.actors[name] = Actor(self, name, self.roles[role_name], shard, self.states.get(name))
         return actor
@@ -373,7 +414,7 @@ class World:
         del self.actors[actor.name]
         for letter in actor.inbox:
             if type(letter[1]) in actor.role.invitations:
-                self.ready.append((_DELIVER, actor.name, letter))
+                self.ready.append((DELIVER, actor.name, letter))
             else:
                 self.stale += 1
 
@@ -407,7 +448,7 @@ class World:
             return
         if actor.deadline > self.clock:
             actor.timer = actor.deadline
-            self.later(actor.deadline, _TIMER, actor, actor.deadline)
+            self.later(actor.deadline, TIMER, actor, actor.deadline)
             return
         error = actor.expired()
         actor.kind = None
@@ -426,7 +467,7 @@ class World:
         assert self.network is not None
         self.network.down.add(name)
         if restart is not None:
-            self.later(self.clock + restart, _RESTART, name, None)
+            self.later(self.clock + restart, RESTART, name, None)
         elif name in self.unfinished:
             raise PartyFailed("crashed and does not come back", party=name)
 
@@ -434,7 +475,7 @@ class World:
         assert self.network is not None
         self.network.down.discard(name)
         if name in self.unfinished:
-            self._start(self._create(name, *self._find(name)))
+            self._start(self.create(name, *self.find(name)))
 
     def _deadlock(self) -> Deadlock:
         waits = []

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, final, overload
 
 from hansa.errors import ConfigError
+from hansa.message import Message
 from hansa.party import Party
 from hansa.protocol import Aggregation, Collected, Gathering
 from hansa.rng import Key
@@ -112,11 +113,11 @@ class _Before(Aggregation[Any, Any]):
     inner: Aggregation[Any, Any]
 
     @property
-    def messages(self) -> Any:
+    def messages(self) -> tuple[type[Message], ...]:
         return self.inner.messages
 
     @property
-    def answers(self) -> Any:
+    def answers(self) -> tuple[type[Message], ...]:
         return self.inner.answers
 
     async def contribute(self, me: Party, to: str, round: int, value: Any) -> None:
@@ -136,11 +137,11 @@ class _After(Aggregation[Any, Any]):
     stage: ServerStage[Any, Any]
 
     @property
-    def messages(self) -> Any:
+    def messages(self) -> tuple[type[Message], ...]:
         return self.inner.messages
 
     @property
-    def answers(self) -> Any:
+    def answers(self) -> tuple[type[Message], ...]:
         return self.inner.answers
 
     async def contribute(self, me: Party, to: str, round: int, value: Any) -> None:

@@ -1,0 +1,453 @@
+"""Worker processes: one a core, one thread each, forked so that learner and data are there already.
+
+What travels through a pipe is small and is Hansa's own frames: which parties, which keys. Models travel through shared memory.
+A worker keeps the updates that it made; this process asks it for sums over them, so no single client's update is ever copied
+between processes unless somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import signal
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Final, Protocol, final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import ConfigError, RunError
+from hansa.examples import Examples, Shard
+from hansa.learner import BatchLearner, Learner, LocalWork
+from hansa.message import Message, decode, encode
+from hansa.params import Params
+from hansa.rng import Key
+from hansa.simulation.batching import Batch, run_batch
+from hansa.simulation.threads import limit_threads
+from hansa.tensor import Array, Rows, Tensor
+from hansa.update import Update
+
+_SLOTS: Final = 4
+"""Models in shared memory at a time: an asynchronous protocol trains from several."""
+_AHEAD: Final = 2
+"""Batches a worker has at once, so that it never waits for the next."""
+
+
+class Population(Protocol):
+    """Where a worker finds a party's examples."""
+
+    def shard(self, party: int) -> Shard:
+        """The data of one party."""
+        ...
+
+
+class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A :class:`~hansa.learner.LocalWork` that travels."""
+
+    round: int
+    proximal: float
+    linear: Tensor | None
+    epochs: int | None
+    steps: int | None
+    full_batch: bool
+    learning_rate: float
+
+
+class Run(Message, frozen=True):
+    """Run a batch."""
+
+    tag = "hansa.pool.run/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    ticket: int
+    name: str
+    slot: int
+    refs: list[tuple[int, int]]
+    works: list[Work]
+    keys: list[bytes]
+
+
+class Sum(Message, frozen=True):
+    """Sum the rows of a batch into the worker's shared result."""
+
+    tag = "hansa.pool.sum/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    ticket: int
+    coefficients: Tensor
+
+
+class Products(Message, frozen=True):
+    """The inner products of a batch's rows."""
+
+    tag = "hansa.pool.products/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    ticket: int
+
+
+class Forget(Message, frozen=True):
+    """A batch's rows are no longer needed."""
+
+    tag = "hansa.pool.forget/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    ticket: int
+
+
+class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of a batch raised."""
+
+    place: int
+    kind: str
+    text: str
+    traceback: str
+
+
+class Ran(Message, frozen=True):
+    """What a batch gave, without its vectors."""
+
+    tag = "hansa.pool.ran/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    ticket: int
+    names: list[str]
+    scalars: Tensor
+    weights: Tensor
+    norms: Tensor
+    size: int
+    failed: list[Failed]
+
+
+class Summed(Message, frozen=True):
+    """A sum is in the shared result; or the inner products are here."""
+
+    tag = "hansa.pool.summed/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    products: Tensor | None
+
+
+@final
+class ProcessPool:
+    """Forked workers.
+
+    Args:
+        processes: how many.
+        learner: what runs the batches.
+        data: where workers find a party's examples.
+        params: a model of the size and dtype to come.
+
+    Raises:
+        ConfigError: this platform cannot fork, or the learner cannot train batches.
+    """
+
+    def __init__(self, processes: int, learner: Learner, data: Population, params: Params, threads: int = 1) -> None:
+        if "fork" not in multiprocessing.get_all_start_methods():
+            raise ConfigError("simulation: workers > 1 needs a platform that can fork processes; use workers = 1")
+        if not isinstance(learner, BatchLearner):
+            raise ConfigError(f"simulation: {type(learner).__name__} cannot train batches; use workers = 1")
+        context = multiprocessing.get_context("fork")
+        self.layout = params.layout
+        self._models = [_shared(params.flat) for _ in range(_SLOTS)]
+        self._workers: list[_Worker] = []
+        for _ in range(processes):
+            here, there = context.Pipe()
+            result = _shared(params.flat)
+            inherited = [worker.pipe for worker in self._workers] + [here]
+            process = context.Process(
+                target=_serve, args=(there, inherited, learner, data, params, self._models, result, threads), daemon=True
+            )
+            process.start()
+            there.close()
+            self._workers.append(_Worker(process, here, result))
+        self._slots: list[_Slot] = [_Slot() for _ in range(_SLOTS)]
+        self._queue: deque[tuple[Batch, Message]] = deque()
+        self._batches: dict[int, _Sent] = {}
+        self._next = 0
+
+    def submit(self, batch: Batch) -> bool:
+        """Begin a batch; False where its examples cannot be named to a worker, and it must run here."""
+        refs = [job.arguments[0 + 1].ref for job in batch.jobs]
+        if any(ref is None for ref in refs) or batch.params is None or batch.params.layout != self.layout:
+            return False
+        works, keys = [], []
+        if batch.name == "fit":
+            works = _works([job.arguments[2] for job in batch.jobs])
+            keys = [job.arguments[3].digest for job in batch.jobs]
+        batch.ticket = self._next
+        self._next += 1
+        run = Run(batch.ticket, batch.name, self._slot(batch.params), refs, works, keys)
+        self._queue.append((batch, run))
+        self._pump()
+        return True
+
+    def finish(self, batch: Batch) -> list[Any]:
+        """Wait for a batch; an outcome a job, an exception where the job failed."""
+        assert batch.ticket is not None
+        while True:
+            sent = self._batches.get(batch.ticket)
+            if sent is not None and sent.reply is not None:
+                break
+            self._pump()
+            self._hear(block=True)
+        del self._batches[batch.ticket]
+        return _outcomes(self, sent.worker, batch, sent.reply)
+
+    def ask(self, worker: int, message: Message) -> Tensor | Array:
+        """Ask a worker for a sum (copied out of its shared result) or for inner products."""
+        target = self._workers[worker]
+        self._send(target, encode(message))
+        while not target.answers:
+            self._hear_from(target)
+        products = target.answers.popleft().products
+        return target.result.copy() if products is None else products
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def _slot(self, params: Params) -> int:
+        while True:
+            for place, slot in enumerate(self._slots):
+                if slot.params is params:
+                    slot.users += 1
+                    return place
+            for place, slot in enumerate(self._slots):
+                if slot.users == 0:
+                    slot.params = params
+                    slot.users = 1
+                    self._models[place][:] = params.flat
+                    return place
+            self._pump()
+            self._hear(block=True)
+
+    def _pump(self) -> None:
+        """Give queued batches to workers that have room, the least busy first."""
+        while self._queue:
+            place = min(range(len(self._workers)), key=lambda i: self._workers[i].busy)
+            worker = self._workers[place]
+            if worker.busy >= _AHEAD:
+                return
+            batch, run = self._queue.popleft()
+            assert batch.ticket is not None and isinstance(run, Run)
+            worker.busy += 1
+            self._batches[batch.ticket] = _Sent(place, run.slot)
+            self._send(worker, encode(run))
+
+    def _hear(self, block: bool) -> None:
+        pipes = {worker.pipe: worker for worker in self._workers}
+        for pipe in wait(list(pipes), timeout=None if block else 0):
+            self._hear_from(pipes[pipe])  # type: ignore[index]
+
+    def _hear_from(self, worker: _Worker) -> None:
+        try:
+            reply = decode(worker.pipe.recv_bytes(), [Ran, Summed])
+        except (EOFError, OSError):
+            code = worker.process.exitcode
+            raise RunError(
+                f"a worker process ended by itself (exit code {code})", remedy="it may have run out of memory; use fewer workers"
+            ) from None
+        if isinstance(reply, Summed):
+            worker.answers.append(reply)
+            return
+        assert isinstance(reply, Ran)
+        worker.busy -= 1
+        sent = self._batches[reply.ticket]
+        sent.reply = reply
+        self._slots[sent.slot].users -= 1
+        self._pump()
+
+    def _send(self, worker: _Worker, frame: bytes) -> None:
+        try:
+            worker.pipe.send_bytes(frame)
+        except (BrokenPipeError, OSError):
+            raise RunError("a worker process has ended", remedy="it may have run out of memory; use fewer workers") from None
+
+    def forget(self, worker: int, ticket: int) -> None:
+        """Let a worker drop a batch's rows."""
+        if not self._workers[worker].pipe.closed:
+            self._send(self._workers[worker], encode(Forget(ticket)))
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    result: Array
+    busy: int = 0
+
+    def __post_init__(self) -> None:
+        self.answers: deque[Summed] = deque()
+
+
+@dataclass
+class _Slot:
+    params: Params | None = None
+    users: int = 0
+
+
+@dataclass
+class _Sent:
+    worker: int
+    slot: int
+    reply: Ran | None = None
+
+
+@final
+class _RemoteRows(Rows):
+    """The rows of a batch that a worker keeps."""
+
+    def __init__(self, pool: ProcessPool, worker: int, ran: Ran, dtype: np.dtype[Any]) -> None:
+        self.pool = pool
+        self.worker = worker
+        self.ticket = ran.ticket
+        self.count = ran.norms.shape[0]
+        self.size = ran.size
+        self.dtype = dtype
+        self._norms = ran.norms.array
+        weakref.finalize(self, pool.forget, worker, ran.ticket).atexit = False
+
+    def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
+        summed = self.pool.ask(self.worker, Sum(self.ticket, Tensor(coefficients)))
+        assert isinstance(summed, np.ndarray)
+        return summed
+
+    def norms(self) -> npt.NDArray[np.float64]:
+        return self._norms
+
+    def gram(self) -> npt.NDArray[np.float64]:
+        products = self.pool.ask(self.worker, Products(self.ticket))
+        assert isinstance(products, Tensor)
+        return products.array
+
+
+def _outcomes(pool: ProcessPool, worker: int, batch: Batch, ran: Ran) -> list[Any]:
+    failed = {f.place: _error(f) for f in ran.failed}
+    table = ran.scalars.array
+    rows = _RemoteRows(pool, worker, ran, np.dtype(pool.layout.dtype)) if batch.name == "fit" and ran.size else None
+    outcomes: list[Any] = []
+    place = 0
+    for job in range(len(batch.jobs)):
+        if job in failed:
+            outcomes.append(failed[job])
+            continue
+        scalars = {name: float(value) for name, value in zip(ran.names, table[place], strict=True) if not np.isnan(value)}
+        outcomes.append(scalars if rows is None else Update(Tensor(None, rows, place), float(ran.weights.array[place]), scalars))
+        place += 1
+    return outcomes
+
+
+def _error(failed: Failed) -> Exception:
+    error: Exception = type(failed.kind, (Exception,), {})(failed.text)
+    error.add_note(f"in a worker process:\n{failed.traceback}")
+    return error
+
+
+def _works(works: Sequence[LocalWork]) -> list[Work]:
+    """The works, or a single one where all are alike."""
+    first = works[0]
+    alike = first.linear is None and all(work.linear is None and work == first for work in works[1:])
+    return [
+        Work(
+            w.round, w.proximal, None if w.linear is None else Tensor(w.linear), w.epochs, w.steps, w.full_batch, w.learning_rate
+        )
+        for w in (works[:1] if alike else works)
+    ]
+
+
+def _shared(like: Array) -> Array:
+    memory = mmap.mmap(-1, max(1, like.nbytes))
+    return np.frombuffer(memory, dtype=like.dtype, count=like.size)
+
+
+def _serve(
+    pipe: Connection,
+    inherited: Sequence[Connection],
+    learner: BatchLearner,
+    data: Population,
+    params: Params,
+    models: Sequence[Array],
+    result: Array,
+    threads: int,
+) -> None:
+    """A worker's life: ends when the pipe does, so a worker never outlives its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for other in inherited:
+        other.close()
+    kept: dict[int, Rows] = {}
+    with limit_threads(threads):
+        while True:
+            try:
+                request = decode(pipe.recv_bytes(), [Run, Sum, Products, Forget])
+            except (EOFError, OSError):
+                return
+            if isinstance(request, Run):
+                # A copy: the slot may be given to another model while rows of this batch still refer to it.
+                model = params.replaced(models[request.slot].copy())
+                answer: Message = _run(learner, data, model, request, kept)
+            elif isinstance(request, Sum):
+                result[:] = kept[request.ticket].weighted_sum(request.coefficients.array)
+                answer = Summed(None)
+            elif isinstance(request, Products):
+                answer = Summed(Tensor(kept[request.ticket].gram()))
+            else:
+                assert isinstance(request, Forget)
+                kept.pop(request.ticket, None)
+                continue
+            try:
+                pipe.send_bytes(encode(answer))
+            except OSError:
+                return
+
+
+def _run(learner: BatchLearner, data: Population, params: Params, request: Run, kept: dict[int, Rows]) -> Message:
+    examples = [_examples(data.shard, ref) for ref in request.refs]
+    calls: list[tuple[Any, ...]]
+    if request.name == "fit":
+        works = [
+            LocalWork(
+                w.round, w.proximal, None if w.linear is None else w.linear.array, w.epochs, w.steps, w.full_batch, w.learning_rate
+            )
+            for w in request.works
+        ]
+        if len(works) == 1:
+            works = works * len(examples)
+        calls = [(e, w, Key(k)) for e, w, k in zip(examples, works, request.keys, strict=True)]
+    else:
+        calls = [(e,) for e in examples]
+    outcomes = run_batch(learner, request.name, params, calls)
+    failed = [
+        Failed(place, type(o).__name__, str(o), "".join(traceback.format_exception(o)))
+        for place, o in enumerate(outcomes)
+        if isinstance(o, Exception)
+    ]
+    good = [o for o in outcomes if not isinstance(o, Exception)]
+    tables = [o.scalars for o in good] if request.name == "fit" else good
+    names = sorted({name for table in tables for name in table})
+    scalars = np.array([[table.get(name, np.nan) for name in names] for table in tables]).reshape(len(good), len(names))
+    weights, norms, size = np.zeros(0), np.zeros(0), 0
+    if request.name == "fit" and good:
+        rows = good[0].delta.rows
+        kept[request.ticket] = rows
+        weights = np.array([update.weight for update in good])
+        norms, size = rows.norms(), rows.size
+    return Ran(request.ticket, names, Tensor(scalars), Tensor(weights), Tensor(norms), size, failed)
+
+
+def _examples(shard: Callable[[int], Shard], ref: tuple[int, int]) -> Examples:
+    party, split = ref
+    data = shard(party)
+    return data.test if split else data.train
