@@ -38,7 +38,6 @@ HEAVY = [
     "rich",
     "matplotlib",
     "asyncio",
-    "multiprocessing",
 ]
 
 
