@@ -22,7 +22,7 @@ slow: $(VENV)/.hansa-dev ## the proofs that take longer
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m slow tests || [ $$? -eq 5 ]
 
 check: lint types docs ## style, types, imports, public names and the documentation
-	@$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_names.py
+	@$(BIN)/python -m pytest -q -m "not slow" tests/test_architecture.py tests/test_public_names.py
 
 lint: $(VENV)/.hansa-dev
 	@$(BIN)/ruff check

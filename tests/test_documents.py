@@ -6,6 +6,8 @@ Blocks with a prompt (``>>>``) are doctests, which pytest collects by itself.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -28,10 +30,14 @@ def documents(language: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("page", documents("python"), ids=lambda page: page.name)
-def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    program = "\n".join(blocks(page.read_text(encoding="utf-8"), "python"))
-    exec(compile(program, page.name, "exec", dont_inherit=True), {"__name__": "__main__"})
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks(page.read_text(encoding="utf-8"), "python")), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 @pytest.mark.parametrize("page", documents("toml"), ids=lambda page: page.name)

@@ -114,8 +114,10 @@ def undocumented(package: str, module: types.ModuleType) -> Iterator[str]:
             if not value.__doc__ or value.__doc__.startswith(f"{value.__name__}("):
                 yield f"{package}.{name}"
             for method, member in vars(value).items():
-                described = inspect.isfunction(member) or isinstance(member, property | staticmethod | classmethod)
-                if described and not method.startswith("_") and not described_somewhere(value, method):
+                # A function that is a field's default is a value, not a method.
+                own = inspect.isfunction(member) and member.__qualname__ == f"{value.__qualname__}.{method}"
+                own = own or isinstance(member, property | staticmethod | classmethod)
+                if own and not method.startswith("_") and not described_somewhere(value, method):
                     yield f"{package}.{name}.{method}"
         elif callable(value) or isinstance(value, types.ModuleType):
             if not value.__doc__:
@@ -250,7 +252,7 @@ def test_an_undescribed_name_is_seen(text: str, expected: str) -> None:
 
 
 def test_an_overriding_method_needs_no_second_description() -> None:
-    text = "class A:\n    'A.'\n    def g(self): 'G.'\nclass f(A):\n    'F.'\n    def g(self): ...\n    def _h(self): ...\n__all__ = ['f']"
+    text = "def _k(): ...\nclass A:\n    'A.'\n    def g(self): 'G.'\nclass f(A):\n    'F.'\n    k = _k\n    def g(self): ...\n    def _h(self): ...\n__all__ = ['f']"
     assert list(undocumented("planted", module_of(text))) == []
 
 
