@@ -6,9 +6,9 @@ million parties over one data set cost their row numbers only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -54,8 +54,7 @@ class Examples:
         return self._x, self._y
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True, gc=False):
     """One party's own data: what it trains on and what it is tested on (either may be empty)."""
 
     train: Examples

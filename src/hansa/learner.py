@@ -6,8 +6,9 @@ A learner adapts one library. It keeps nothing between calls: the same arguments
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from hansa.examples import Examples
 from hansa.params import Params
@@ -18,8 +19,7 @@ from hansa.update import Update
 Metrics = Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalWork:
+class LocalWork(msgspec.Struct, frozen=True, gc=False):
     """What an algorithm asks of one local training, beyond the learner's own settings.
 
     The local objective is the learner's loss plus ``proximal / 2 * ||w - w0||^2 + <linear, w - w0>``, where ``w0`` is the

@@ -131,11 +131,12 @@ class Roster(Sequence[str]):
         return number
 
     def _number(self, name: str) -> int | None:
-        head, _, tail = name.rpartition("-")
-        if head != self.prefix or not tail.isascii() or not tail.isdigit() or (tail[0] == "0" and tail != "0"):
+        tail = name[len(self.prefix) + 1 :]
+        if not tail.isdecimal():
             return None
         number = int(tail)
-        return number if number < self.total else None
+        # Written back, it must be the same text: one name a party, whatever digits there are.
+        return number if number < self.total and name == f"{self.prefix}-{number}" else None
 
 
 @final

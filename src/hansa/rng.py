@@ -8,9 +8,9 @@ operating system.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,8 +20,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True, gc=False):
     """A point in the tree of public randomness.
 
     >>> Key.root(7).child("cohort", 3) == Key.root(7).child("cohort", 3)
@@ -63,7 +62,7 @@ def permutations(keys: Sequence[Key], size: int, epoch: int = 0) -> npt.NDArray[
     at the key's two halves.
     """
     halves = np.frombuffer(b"".join(key.digest for key in keys), dtype="<u8").reshape(-1, 2)
-    start = halves[:, :1] ^ _mix(halves[:, 1:] + np.uint64(epoch) * _GOLDEN)
+    start = halves[:, :1] ^ _mix(halves[:, 1:] + np.uint64(epoch * int(_GOLDEN) % 2**64))
     draws = _mix(start + np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN)
     order: npt.NDArray[np.int64] = np.argsort(draws, axis=1, kind="stable")
     return order

@@ -122,7 +122,7 @@ class Tensor:
     def norm(self) -> float:
         """The L2 norm over all elements, in float64."""
         if self.rows is not None:
-            return float(abs(self.scale) * self.rows.norms()[self.index])
+            return abs(self.scale) * self.rows.norms().item(self.index)
         flat = self.array.ravel().astype(np.float64, copy=False)
         return float(np.sqrt(flat @ flat))
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
+
 from hansa.tensor import Array, Tensor
 
 U = TypeVar("U")
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(msgspec.Struct, frozen=True, gc=False):
     """One party's change of the model.
 
     Args:
@@ -31,8 +32,7 @@ class Update:
     scalars: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Bounded:
+class Bounded(msgspec.Struct, frozen=True, gc=False):
     """An update whose L2 norm is at most ``bound``. Made by ``clip`` alone."""
 
     update: Update

@@ -42,7 +42,7 @@ class Contribution(Message, frozen=True):
     round: int
     delta: Tensor
     weight: float
-    scalars: dict[str, float]
+    scalars: Mapping[str, float]
 
 
 @final
@@ -68,7 +68,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
 
     async def contribute(self, me: Party, to: str, round: int, value: U) -> None:
         update = value.update if isinstance(value, Bounded) else value
-        await me.send(to, Contribution(round, update.delta, update.weight, dict(update.scalars)))
+        await me.send(to, Contribution(round, update.delta, update.weight, update.scalars))
 
     async def collect(self, me: Party, gathering: Gathering) -> Collected[Mean[U]]:
         fold = _Fold(gathering.size)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace as replaced
 
@@ -78,8 +79,7 @@ class PartyState(Message, frozen=True):
     before: dict[str, Tensor] = {}
 
 
-@dataclass(frozen=True)
-class Local:
+class Local(msgspec.Struct, frozen=True, gc=False):
     """What a party has at hand in a round.
 
     Args:
@@ -191,8 +191,8 @@ class Synchronous(Protocol):
 def participant(algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any]) -> Role:
     """The role of a party that trains and evaluates when it is asked to."""
 
-    async def client(me: Party) -> None:
-        await _take_part(algorithm, learner, aggregation, me)
+    def client(me: Party) -> Coroutine[Any, Any, None]:
+        return _take_part(algorithm, learner, aggregation, me)
 
     return Role(
         client,
@@ -254,7 +254,7 @@ async def _gather(
     state: RoundState,
     round: int,
 ) -> Collected[Any] | None:
-    invited = protocol.sampling.draw(me.rng("cohort", round), clients, math.ceil(protocol.cohort * protocol.over_selection))
+    invited = protocol.sampling.draw(me.rng("cohort", round), clients, share_of(protocol.cohort, protocol.over_selection))
     if not invited:
         return None
     shared = {name: state.slots[name] for name in algorithm.shared}
@@ -269,7 +269,7 @@ async def _gather(
         Gathering(
             invited=dict.fromkeys(invited, round),
             deadline=me.now() + protocol.deadline,
-            quorum=max(1, math.ceil(protocol.quorum * wanted)),
+            quorum=share_of(wanted, protocol.quorum),
             enough=wanted,
             size=state.params.size * algorithm.width,
         ),
@@ -291,6 +291,15 @@ def _stepped(
     return replaced(
         state, round=round, params=params, slots={name: Tensor(value) for name, value in slots.items()}, counted=counted
     )
+
+
+def share_of(count: int, share: float) -> int:
+    """``share`` of ``count``, rounded up, at least 1; the last bits of a product like ``0.07 * 100`` do not count as more.
+
+    >>> share_of(100, 0.07), share_of(100, 1.1), share_of(3, 0.5), share_of(1, 0.1)
+    (7, 110, 2, 1)
+    """
+    return max(1, math.ceil(round(count * share, 9)))
 
 
 def plain_mean(collected: Collected[Any]) -> Mean[Any]:
@@ -368,8 +377,11 @@ async def _evaluate(learner: Learner, me: Party, server: str, task: EvaluateTask
     await me.send(server, Scores(task.round, dict(metrics), len(me.data.test)))
 
 
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-    return {name: tensor.array for name, tensor in tensors.items()}
+def _arrays(tensors: Mapping[str, Tensor]) -> Slots:
+    return {name: tensor.array for name, tensor in tensors.items()} if tensors else _NONE
+
+
+_NONE: Slots = {}
 
 
 def with_rounds(protocol: Synchronous, rounds: int) -> Synchronous:

@@ -7,8 +7,10 @@ honours all of them by honouring :class:`hansa.learner.LocalWork`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
+
+import msgspec
 
 from hansa.errors import ConfigError
 from hansa.learner import LocalWork
@@ -41,7 +43,7 @@ class Term:
     def apply(self, work: LocalWork) -> LocalWork:
         """``work`` with this term added to the terms it has."""
         total = Term(work.proximal, work.linear) + self
-        return replace(work, proximal=total.proximal, linear=total.linear)
+        return msgspec.structs.replace(work, proximal=total.proximal, linear=total.linear)
 
     def work(
         self,

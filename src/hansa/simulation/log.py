@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, final
 from hansa.message import Message, encode
 from hansa.protocol import OBSERVER, View
 
-KEPT: Final = 20_000
+KEPT: Final = 5_000
 """Entries kept unless told otherwise: a few rounds of a small federation, for diagrams."""
 
 

@@ -7,6 +7,7 @@ or draws an unkeyed number, so the same (plan, seed, faults) give the same log.
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
@@ -62,6 +63,8 @@ class _Failed:
         raise self.error
         yield
 
+
+_GC_THRESHOLD: Final = 100_000
 
 _NOTHING: Final = _Done(None)
 _PARKED: Final = _Parked()
@@ -134,8 +137,11 @@ class Actor(Party):
             self.deadline = None
             return _PARKED
         if within <= 0:
+            error = self.expired()
             self.kind = None
-            return _Failed(self.expired())
+            if self.history is not None:
+                self.history.append((self.world.clock, error))
+            return _Failed(error)
         self.deadline = self.world.clock + within
         if self.timer is None or self.timer > self.deadline:
             self.timer = self.deadline
@@ -218,6 +224,8 @@ class World:
     ) -> None:
         self.roles = roles
         self.rosters = rosters
+        # The parties that own data are looked for most.
+        self._rosters = sorted(rosters.items(), key=lambda item: not roles[item[0]].many)
         self.shard = shard
         self.key = key
         self.batching = batching
@@ -258,7 +266,17 @@ class World:
             starting = [self.restored] if self.restored in self.unfinished else []
         for name in starting:
             self._start(self.create(name, *self.find(name)))
-        ready, heap = self.ready, self.heap
+        # Reference counts free a party as its program ends; the collector would only walk all that wait, again and again.
+        thresholds = gc.get_threshold()
+        gc.set_threshold(_GC_THRESHOLD)
+        try:
+            self._loop()
+        finally:
+            gc.set_threshold(*thresholds)
+        return self.results
+
+    def _loop(self) -> None:
+        ready, heap, deliver, computed = self.ready, self.heap, self._deliver, self._computed
         while self.unfinished:
             if ready:
                 code, target, payload = ready.popleft()
@@ -267,9 +285,9 @@ class World:
             else:
                 raise self._deadlock()
             if code == DELIVER:
-                self._deliver(target, payload)
+                deliver(target, payload)
             elif code == COMPUTED:
-                self._computed(target, payload)
+                computed(target, payload)
             elif code == TIMER:
                 self._timer(target, payload)
             elif code == WOKEN:
@@ -281,7 +299,6 @@ class World:
                 self._crash(target, payload)
             else:
                 self._restart(target)
-        return self.results
 
     def post(self, sender: str, to: str, message: Message) -> None:
         """Put a message under way."""
@@ -335,7 +352,11 @@ class World:
         actor.sent = sent
 
     def _deliver(self, to: str, letter: tuple[str, Message]) -> None:
-        self.log.delivered(to, letter)
+        if self.network is not None and to in self.network.down:
+            self.network.dropped += 1
+            return
+        if self.log.received:
+            self.log.delivered(to, letter)
         actor = self.actors.get(to)
         message = letter[1]
         if actor is not None:
@@ -370,7 +391,7 @@ class World:
 
     def find(self, name: str) -> tuple[str, int]:
         """The role of the party called ``name`` and its place in the roster."""
-        for role, names in self.rosters.items():
+        for role, names in self._rosters:
             try:
                 return role, names.index(name)
             except ValueError:
@@ -420,7 +441,7 @@ class World:
 
     def _failed(self, actor: Actor, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
-        if actor.role.starts:
+        if actor.role.starts and not self._dispensable(actor.name):
             if isinstance(error, HansaError):
                 raise error
             raise PartyFailed(f"{type(error).__name__}: {error}", party=actor.name, traceback=text) from error
@@ -469,7 +490,17 @@ class World:
         if restart is not None:
             self.later(self.clock + restart, RESTART, name, None)
         elif name in self.unfinished:
-            raise PartyFailed("crashed and does not come back", party=name)
+            error = PartyFailed("crashed and does not come back", party=name)
+            if not self._dispensable(name):
+                raise error
+            self.on_failure(Failure(name, self.clock, error, ""))
+            self.results[name] = None
+            self.unfinished.discard(name)
+
+    def _dispensable(self, name: str) -> bool:
+        """Whether the run has a point without this party: it is one of several peers, and not the last."""
+        others = len(self.unfinished) > 1 or any(result is not None for result in self.results.values())
+        return self.roles[self.find(name)[0]].many and others
 
     def _restart(self, name: str) -> None:
         assert self.network is not None
