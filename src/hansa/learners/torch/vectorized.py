@@ -1,0 +1,187 @@
+"""Many parties at once through ``torch.func``: their weights stacked, one batched step for all; eager, or compiled.
+
+Every party has its own weights in memory, so this pays for models that are small beside a processor's cache. Compiled, the
+forward, backward and update become one kernel, which pays for small convolutional models once the compilation is earned.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.func import functional_call, grad_and_value, vmap
+
+from hansa.learner import LocalWork
+from hansa.learners.optimizers import SGD
+from hansa.learners.torch.losses import Loss
+from hansa.learners.torch.padded import Padded
+from hansa.learners.torch.resident import Resident, tensor_of
+from hansa.tensor import Dense
+
+Tensors: TypeAlias = list[torch.Tensor]
+Step: TypeAlias = Callable[..., tuple[Tensors, Tensors, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a step does beyond plain SGD: decided before it is made, because a compiled step has no branches.
+
+    Args:
+        momentum, nesterov, weight_decay: as of :class:`hansa.learners.optimizers.SGD`.
+        proximal, linear: whether the objective has these terms.
+        clip: the gradient's largest norm; None for no limit.
+    """
+
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    proximal: bool
+    linear: bool
+    clip: float | None
+
+    @staticmethod
+    def of(sgd: SGD, works: Sequence[LocalWork], clip: float | None) -> Terms:
+        """The terms that ``works`` need."""
+        proximal, linear = any(w.proximal for w in works), any(w.linear is not None for w in works)
+        return Terms(sgd.momentum, sgd.nesterov, sgd.weight_decay, proximal, linear, clip)
+
+
+def fit_vectorized(
+    resident: Resident, step: Step, terms: Terms, start: torch.Tensor, works: Sequence[LocalWork], data: Padded
+) -> tuple[Dense, list[float]]:
+    """Train each party from ``start`` with ``step``: their deltas as rows, and their mean training losses."""
+    size, parties = resident.trained_size, data.parties
+    resident.load(start)
+    resident.training(True)
+    origin = _split(resident, start[:size].expand(parties, size).contiguous())
+    weights, velocity = origin, [torch.zeros_like(part) for part in origin] if terms.momentum else []
+    proximal = start.new_tensor([work.proximal for work in works])
+    linear: Tensors = []
+    if terms.linear:
+        zero = np.zeros(size)
+        rows = [zero if work.linear is None else np.asarray(work.linear)[:size] for work in works]
+        linear = _split(resident, tensor_of(np.stack(rows)).to(resident.device, resident.dtype))
+    rates = torch.from_numpy(data.rates).to(resident.device, resident.dtype)
+    found = torch.zeros(parties, dtype=torch.float64, device=resident.device)
+    for index in range(data.steps):
+        x, y = data.batch(index)
+        weights, velocity, losses = step(
+            weights, velocity, origin, x, y, data.share[:, index], rates[:, index].clone(), proximal, linear
+        )
+        found += losses.double() * data.real[:, index].sum(1)
+    deltas = torch.zeros((parties, resident.layout.size), dtype=resident.dtype)
+    moved = torch.cat([(new - old).reshape(parties, -1) for new, old in zip(weights, origin, strict=True)], 1)
+    deltas[:, :size] = moved
+    return Dense(deltas.numpy()), (found.cpu().numpy() / np.maximum(data.seen, 1)).tolist()
+
+
+def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
+    """One SGD step of several parties, as a function of their stacked weights.
+
+    It takes weights, velocity, origin (one stacked tensor a parameter), features, targets, shares, rates, proximal factors and
+    linear terms, and returns the new weights and velocity and each party's loss.
+    """
+    names = resident.layout.names[: len(resident.trained)]
+    module, each = resident.module, loss.each
+    assert each is not None
+
+    def objective(weights: Tensors, x: torch.Tensor, y: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        output = functional_call(module, dict(zip(names, weights, strict=True)), (x,))
+        return (each(output, y) * share).sum()
+
+    batched = vmap(grad_and_value(objective))
+
+    def step(
+        weights: Tensors,
+        velocity: Tensors,
+        origin: Tensors,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        share: torch.Tensor,
+        rate: torch.Tensor,
+        proximal: torch.Tensor,
+        linear: Tensors,
+    ) -> tuple[Tensors, Tensors, torch.Tensor]:
+        found, losses = batched(weights, x, y, share)
+        gradients = [*found]
+        if terms.proximal:
+            gradients = [g + _over(proximal, g) * (w - o) for g, w, o in zip(gradients, weights, origin, strict=True)]
+        if terms.linear:
+            gradients = [g + part for g, part in zip(gradients, linear, strict=True)]
+        if terms.clip is not None:
+            squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+            factor = torch.clamp(terms.clip / (squares.sqrt() + 1e-6), max=1.0)
+            gradients = [g * _over(factor, g) for g in gradients]
+        if terms.weight_decay:
+            gradients = [g + terms.weight_decay * w for g, w in zip(gradients, weights, strict=True)]
+        if terms.momentum:
+            velocity = [v * terms.momentum + g for v, g in zip(velocity, gradients, strict=True)]
+            ahead = zip(gradients, velocity, strict=True)
+            gradients = [g + terms.momentum * v for g, v in ahead] if terms.nesterov else velocity
+        weights = [torch.addcmul(w, g, _over(rate, g), value=-1.0) for w, g in zip(weights, gradients, strict=True)]
+        return weights, velocity, losses
+
+    return step
+
+
+def compiled_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
+    """:func:`make_step`, compiled for fixed shapes; the first call compiles."""
+    compiled: Any = torch.compile(make_step(resident, loss, terms), dynamic=False)
+
+    def step(*arguments: Any) -> tuple[Tensors, Tensors, torch.Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # the compiler's notes about its own choices; nothing that a caller can act on
+            result: tuple[Tensors, Tensors, torch.Tensor] = compiled(*arguments)
+        return result
+
+    return step
+
+
+def why_not_vmap(resident: Resident, loss: Loss, x_shape: tuple[int, ...]) -> str:
+    """Why the model cannot be trained many at once; empty where it can. A trial with zeros tells."""
+    if loss.each is None:
+        return "its loss is a callable, which does not say what each example's share is"
+    if resident.trained_size < resident.layout.size:
+        return "it has buffers or frozen parameters"
+    output = resident.output_shape(x_shape)
+    x = resident.features(np.zeros((2, 2, *x_shape), np.float32))
+    if loss.kind == "classes":
+        y = torch.zeros((2, 2, *output[1:]), dtype=torch.int64, device=resident.device)
+    else:
+        y = torch.zeros((2, 2, *output), dtype=resident.dtype, device=resident.device)
+    ones = x.new_ones(2, dtype=resident.dtype)
+    weights = [part.detach().expand(2, *part.shape).clone() for part in resident.trained]
+    step = make_step(resident, loss, Terms(0.0, False, 0.0, False, False, None))
+    resident.training(True)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("error")  # a warning here is a fall-back to a loop: correct, and slower than no vmap
+            step(weights, [], weights, x, y, torch.full_like(y.reshape(2, 2, -1)[:, :, 0], 0.5, dtype=resident.dtype),
+                 ones, ones, [])  # fmt: skip
+    except Exception as error:  # the forward is the user's code: whatever it raises means that it cannot be batched
+        return f"it cannot be batched over parties ({str(error).strip().partition(chr(10))[0]})"
+    return ""
+
+
+def has_compiler() -> bool:
+    """Whether a C++ compiler is there for ``torch.compile``."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name)
+
+
+def _split(resident: Resident, rows: torch.Tensor) -> Tensors:
+    """Rows of flat parameters as one stacked tensor a parameter."""
+    shapes = [part.shape for part in resident.trained]
+    parts = torch.split(rows, [part.numel() for part in resident.trained], dim=1)
+    return [part.reshape(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _over(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return factor.view(-1, *[1] * (like.ndim - 1))
