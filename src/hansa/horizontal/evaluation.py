@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, final
 
-import numpy as np
-
 from hansa.errors import ConfigError, DeadlineExpired
 from hansa.horizontal.sampling import Uniform
 from hansa.horizontal.stopping import Best, Stop
 from hansa.learner import Learner
+from hansa.learners.distribution import distribution
 from hansa.message import Message
 from hansa.params import Params
 from hansa.party import Party, tell
@@ -66,32 +65,6 @@ class Evaluation:
     def parties_due(self, round: int, last: bool) -> bool:
         """Whether the parties' own test examples are due after ``round``."""
         return self.parties > 0 and (last or (self.parties_every > 0 and round % self.parties_every == 0))
-
-
-def distribution(parties: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Metrics over parties: the mean weighted by examples, the plain mean over parties, the median, and the mean of the worst
-    decile (the tenth of the parties, at least one, with the highest loss or the lowest of anything else).
-
-    >>> distribution({"a": {"accuracy": 1.0, "examples": 3.0}, "b": {"accuracy": 0.5, "examples": 1.0}})["party_accuracy"]
-    0.875
-    """
-    if not parties:
-        return {}
-    result: dict[str, float] = {"party_count": float(len(parties))}
-    names = dict.fromkeys(name for scores in parties.values() for name in scores if name != "examples")
-    for name in names:
-        having = [scores for scores in parties.values() if name in scores]
-        weights = np.array([scores["examples"] for scores in having])
-        values = np.array([scores[name] for scores in having])
-        ordered = np.sort(values)
-        tenth = max(1, len(values) // 10)
-        worst = ordered[-tenth:] if Stop(metric=name).falls else ordered[:tenth]
-        result[f"party_{name}"] = float(np.average(values, weights=weights))
-        result[f"party_{name}_mean"] = float(values.mean())
-        result[f"party_{name}_median"] = float(np.median(values))
-        result[f"party_{name}_worst_decile"] = float(worst.mean())
-    return result
-
 
 
 class Watched(Protocol):
@@ -159,8 +132,9 @@ async def _evaluate_parties(
 ) -> dict[str, dict[str, float]]:
     clients = me.roster["client"]
     wanted = min(settings.evaluation.parties, len(clients))
-    drawn = Uniform().draw(me.rng("evaluate", round), clients, min(wanted + len(busy), len(clients)))
-    chosen = [name for name in drawn if name not in busy][:wanted]
+    chosen = Uniform().draw(me.rng("evaluate", round), clients, min(wanted + len(busy), len(clients)))
+    if busy:
+        chosen = Uniform().draw(me.rng("evaluate-idle", round), [name for name in chosen if name not in busy], wanted)
     await tell(me, chosen, EvaluateTask(round, params))
     deadline = me.now() + settings.deadline
     waiting = set(chosen)

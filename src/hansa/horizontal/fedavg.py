@@ -6,13 +6,12 @@ Decentralized Data", AISTATS 2017, algorithm 1 (FederatedAveraging). Threat mode
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, final
 
-from hansa.errors import ConfigError
 from hansa.horizontal.rounds import Algorithm, Slots, Synchronous
 from hansa.learner import Learner
+from hansa.learners import checks
 from hansa.params import Params
 from hansa.tensor import Array
 from hansa.update import Mean
@@ -34,10 +33,12 @@ class FedAvg(Synchronous):
 
     server_learning_rate: float = 1.0
 
+    def __post_init__(self) -> None:
+        Synchronous.__post_init__(self)
+        checks.positive("FedAvg.server_learning_rate", self.server_learning_rate)
+
     def algorithm(self, learner: Learner) -> Algorithm:
         rate = self.server_learning_rate
-        if not (math.isfinite(rate) and rate > 0):
-            raise ConfigError(f"FedAvg: server_learning_rate must be a positive number, not {rate}")
 
         def step(params: Params, slots: Slots, mean: Mean[Any], round: int, share: float) -> tuple[Array, Slots]:
             return params.flat + params.flat.dtype.type(rate) * mean.delta, slots

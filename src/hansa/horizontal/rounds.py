@@ -254,7 +254,9 @@ async def _gather(
     state: RoundState,
     round: int,
 ) -> Collected[Any] | None:
-    invited = protocol.sampling.draw(me.rng("cohort", round), clients, share_of(protocol.cohort, protocol.over_selection))
+    invited = protocol.sampling.draw(
+        me.rng("cohort", round), clients, share_of(protocol.cohort, protocol.over_selection)
+    )
     if not invited:
         return None
     shared = {name: state.slots[name] for name in algorithm.shared}
@@ -339,9 +341,7 @@ def buffer_mask(params: Params) -> Array:
     return mask
 
 
-async def _take_part(
-    algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any], me: Party
-) -> None:
+async def _take_part(algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any], me: Party) -> None:
     server, task = await me.recv((TrainTask, EvaluateTask), within=None)
     if isinstance(task, EvaluateTask):
         await _evaluate(learner, me, server, task)

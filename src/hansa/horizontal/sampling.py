@@ -84,8 +84,14 @@ class Fixed(Sampling):
 
     names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError("Fixed: name at least one party")
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError("Fixed: a party is named twice; name each once")
+
     def draw(self, rng: Key, population: Sequence[str], cohort: int) -> list[str]:
         unknown = [name for name in self.names if name not in population]
-        if unknown or not self.names:
-            raise ConfigError(f"Fixed: no party is named {unknown[0]!r}" if unknown else "Fixed: name at least one party")
+        if unknown:
+            raise ConfigError(f"Fixed: no party is named {unknown[0]!r}")
         return list(self.names)

@@ -10,6 +10,7 @@ from typing import Literal, final
 import msgspec
 
 from hansa.errors import ConfigError
+from hansa.learners.distribution import smaller_is_better
 
 
 class Best(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,9 +47,10 @@ class Stop:
             raise ConfigError(f"Stop: mode must be 'auto', 'max' or 'min', not {self.mode!r}")
 
     @property
-    def _falls(self) -> bool:
+    def falls(self) -> bool:
+        """Whether a smaller value of the metric is better."""
         if self.mode == "auto":
-            return any(word in self.metric for word in ("loss", "error", "mse", "mae"))
+            return smaller_is_better(self.metric)
         return self.mode == "min"
 
     def updated(self, best: Best, round: int, metrics: Mapping[str, float]) -> Best:
@@ -56,14 +58,17 @@ class Stop:
         value = metrics.get(self.metric)
         if value is None:
             return best
-        if best.value is None or (value < best.value if self._falls else value > best.value):
+        # What is not a number is never better, and nothing may have to beat it.
+        if math.isnan(value):
+            return Best(best.value, best.round, best.rounds_since + 1)
+        if best.value is None or (value < best.value if self.falls else value > best.value):
             return Best(value, round, 0)
         return Best(best.value, best.round, best.rounds_since + 1)
 
     def reached(self, best: Best) -> bool:
         """Whether the run ends here."""
-        if best.value is None:
-            return False
-        if self.target is not None and (best.value <= self.target if self._falls else best.value >= self.target):
-            return True
+        if best.value is not None and self.target is not None:
+            met = best.value <= self.target if self.falls else best.value >= self.target
+            if met:
+                return True
         return self.patience is not None and best.rounds_since >= self.patience
