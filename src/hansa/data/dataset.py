@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 STANDARDIZE = ("none", "global", "party")
+MOST_CLASSES = 1_000_000
 
 
 @final
@@ -59,7 +60,9 @@ class Dataset:
             DataError: the targets are not classes.
         """
         if not self.classes:
-            raise DataError(f"{self.name} has no class labels, so it cannot be divided by label; use IID or QuantitySkew")
+            raise DataError(
+                f"{self.name} has no class labels, so it cannot be divided by label; use IID or QuantitySkew"
+            )
         return self.y
 
     def partition(
@@ -95,6 +98,7 @@ def arrays(
     classes: Sequence[str] = (),
     columns: Mapping[str, npt.ArrayLike] | None = None,
     scale: float | None = None,
+    shape: Sequence[int] = (),
     standardize: str = "none",
     name: str = "arrays",
 ) -> Dataset:
@@ -109,6 +113,7 @@ def arrays(
         features, classes: names; numbered where empty.
         columns: further columns of n values, for :class:`ByColumn`.
         scale: what features are divided by; None is 255 for ``uint8`` and 1 for the rest.
+        shape: what each row of features is reshaped to, such as (1, 28, 28); empty leaves it.
         standardize: ``"none"``, ``"global"`` or ``"party"``, as in :class:`Dataset`.
         name: what the data is called in messages.
 
@@ -123,7 +128,7 @@ def arrays(
         raise DataError(f"{name}: standardize must be one of {', '.join(STANDARDIZE)}, not {standardize!r}")
     if scale is not None and not (np.isfinite(scale) and scale > 0):
         raise DataError(f"{name}: scale must be above 0, not {scale!r}")
-    ready = _features(x, features, name, scale)
+    ready = _reshaped(_features(x, features, name, scale), shape, name)
     target, names = _targets(y, tuple(classes), name)
     if len(ready) != len(target):
         raise DataError(f"{name}: x has {len(ready)} rows and y has {len(target)}; they must be equal")
@@ -135,37 +140,38 @@ def arrays(
             raise DataError(f"{name}: column '{key}' has {len(values)} values for {len(ready)} rows")
     own = None
     if test is not None:
-        own, names = _own_test(test, ready, target, names, name, scale, features)
-    columns_of_x = tuple(features) or (tuple(str(i) for i in range(ready.shape[1])) if ready.ndim == 2 else ())
+        test_x = _reshaped(_features(test[0], features, f"{name} (test)", scale), shape, name)
+        own, names = _own_test(test_x, test[1], ready, target, names, f"{name} (test)")
+    columns_of_x = (tuple(features) or tuple(str(i) for i in range(ready.shape[1]))) if ready.ndim == 2 else ()
     return Dataset(ready, target, columns_of_x, names, own, kept, {}, name, standardize)
 
 
 def _own_test(
-    test: tuple[npt.ArrayLike, npt.ArrayLike],
-    x: Array,
-    y: Array,
-    classes: tuple[str, ...],
-    name: str,
-    scale: float | None,
-    features: Sequence[str],
+    test_x: Array, test_y: npt.ArrayLike, x: Array, y: Array, classes: tuple[str, ...], where: str
 ) -> tuple[Examples, tuple[str, ...]]:
     """The source's own test set in the form of its training rows, and the classes of both together."""
-    where = f"{name} (test)"
-    test_x = _features(test[0], features, where, scale)
-    raw = np.asarray(test[1])
-    if raw.dtype.kind in "USO" and classes:
-        test_y, _ = _targets(raw, classes, where)
-    else:
-        test_y, seen = _targets(raw, classes if raw.dtype.kind == "f" else (), where)
-        if classes and raw.dtype.kind in "iub" and len(seen) > len(classes):
-            if any(given != str(i) for i, given in enumerate(classes)):
-                raise DataError(f"{where}: label {len(seen) - 1} is out of range; there are {len(classes)} classes")
-            classes = seen
-    if len(test_x) != len(test_y):
-        raise DataError(f"{where}: x has {len(test_x)} rows and y has {len(test_y)}; they must be equal")
-    if test_x.shape[1:] != x.shape[1:] or test_y.shape[1:] != y.shape[1:]:
+    raw = np.asarray(test_y)
+    numbered = classes == tuple(str(i) for i in range(len(classes)))
+    real = y.dtype.kind == "f"
+    given = raw.astype(np.float32) if real and raw.dtype.kind in "iub" else raw
+    if real != (given.dtype.kind == "f"):
+        raise DataError(f"{where}: its targets are {raw.dtype} and those of the training rows are {y.dtype}")
+    ready, seen = _targets(given, () if numbered and raw.dtype.kind in "iub" else classes, where)
+    if len(test_x) != len(ready):
+        raise DataError(f"{where}: x has {len(test_x)} rows and y has {len(ready)}; they must be equal")
+    if test_x.shape[1:] != x.shape[1:] or ready.shape[1:] != y.shape[1:]:
         raise DataError(f"{where}: a row has shape {test_x.shape[1:]} where a training row has {x.shape[1:]}")
-    return Examples(test_x, test_y.astype(y.dtype)), classes
+    return Examples(test_x.astype(x.dtype, copy=False), ready), max(classes, seen, key=len)
+
+
+def _reshaped(x: Array, shape: Sequence[int], name: str) -> Array:
+    if not shape:
+        return x
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in shape):
+        raise DataError(f"{name}: shape must be whole numbers of at least 1, not {tuple(shape)}")
+    if int(np.prod(shape)) != int(np.prod(x.shape[1:])):
+        raise DataError(f"{name}: rows of shape {x.shape[1:]} cannot be reshaped to {tuple(shape)}")
+    return x.reshape(len(x), *shape)
 
 
 def _features(x: npt.ArrayLike, names: Sequence[str], name: str, scale: float | None) -> Array:
@@ -215,7 +221,9 @@ def _targets(y: npt.ArrayLike, classes: tuple[str, ...], name: str) -> tuple[Arr
         real = np.ascontiguousarray(given, dtype=np.float32)
         if not np.isfinite(real).all():
             row = np.argwhere(~np.isfinite(real))[0].tolist()
-            raise DataError(f"{name}: the target of row {row[0]} is {real[tuple(row)]}; remove or fill it before loading")
+            raise DataError(
+                f"{name}: the target of row {row[0]} is {real[tuple(row)]}; remove or fill it before loading"
+            )
         if classes:
             raise DataError(f"{name}: class names are given but the targets are real numbers; make them integers")
         return real, ()
@@ -231,8 +239,7 @@ def _targets(y: npt.ArrayLike, classes: tuple[str, ...], name: str) -> tuple[Arr
         bound = len(classes) if classes else "the number of classes"
         raise DataError(f"{name}: label {bad} in row {row} is out of range; labels go from 0 to below {bound}")
     if not classes and high >= MOST_CLASSES:
-        raise DataError(f"{name}: label {high} would mean {high + 1} classes; number the classes from 0, or make y real")
+        raise DataError(
+            f"{name}: label {high} would mean {high + 1} classes; number the classes from 0, or make y real"
+        )
     return whole, classes or tuple(str(i) for i in range(high + 1))
-
-
-MOST_CLASSES = 1_000_000

@@ -26,21 +26,21 @@ TRAIN, TEST = 0, 1
 
 @final
 class Numbered(Sequence[str]):
-    """The names ``prefix0 .. prefix(count - 1)``, made when asked for.
+    """The names ``prefix0 .. prefix(total - 1)``, made when asked for.
 
     >>> names = Numbered("client-", 1_000_000)
     >>> names[7], names.index("client-999999"), "client-1000000" in names
     ('client-7', 999999, False)
     """
 
-    __slots__ = ("count", "prefix")
+    __slots__ = ("prefix", "total")
 
-    def __init__(self, prefix: str, count: int) -> None:
+    def __init__(self, prefix: str, total: int) -> None:
         self.prefix = prefix
-        self.count = count
+        self.total = total
 
     def __len__(self) -> int:
-        return self.count
+        return self.total
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -48,14 +48,14 @@ class Numbered(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return [f"{self.prefix}{i}" for i in range(*index.indices(self.count))]
+            return [f"{self.prefix}{i}" for i in range(*index.indices(self.total))]
         place = int(index)
-        if not -self.count <= place < self.count:
-            raise IndexError(f"there are {self.count} parties, and no number {place}")
-        return f"{self.prefix}{place % self.count}"
+        if not -self.total <= place < self.total:
+            raise IndexError(f"there are {self.total} parties, and no number {place}")
+        return f"{self.prefix}{place % self.total}"
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{self.prefix}{i}" for i in range(self.count))
+        return (f"{self.prefix}{i}" for i in range(self.total))
 
     def __contains__(self, name: object) -> bool:
         return self._number(name) is not None
@@ -63,7 +63,7 @@ class Numbered(Sequence[str]):
     def index(self, name: Any, start: int = 0, stop: int | None = None) -> int:
         """The number of ``name``, without a search."""
         number = self._number(name)
-        if number is None or number not in range(*slice(start, stop).indices(self.count)):
+        if number is None or number not in range(*slice(start, stop).indices(self.total)):
             raise ValueError(f"no party is called {name!r}")
         return number
 
@@ -71,10 +71,10 @@ class Numbered(Sequence[str]):
         digits = name[len(self.prefix) :] if isinstance(name, str) and name.startswith(self.prefix) else ""
         if not (digits.isascii() and digits.isdigit()) or (digits[0] == "0" and digits != "0") or len(digits) > 18:
             return None
-        return int(digits) if int(digits) < self.count else None
+        return int(digits) if int(digits) < self.total else None
 
     def __repr__(self) -> str:
-        return f"Numbered({self.prefix!r}, {self.count})"
+        return f"Numbered({self.prefix!r}, {self.total})"
 
 
 class FederatedData(ABC):
@@ -117,6 +117,18 @@ class FederatedData(ABC):
         from hansa.data.skew import measure
 
         return measure(self)
+
+
+def test_places(offsets: npt.NDArray[np.int64], train: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Which places between ``offsets[0]`` and ``offsets[-1]`` hold test rows: all but the first ``train`` of each party.
+
+    >>> test_places(np.array([0, 3, 5]), np.array([2, 2])).tolist()
+    [False, False, True, False, False]
+    """
+    step = np.zeros(int(offsets[-1] - offsets[0]) + 1, np.int8)
+    np.add.at(step, offsets[:-1] - offsets[0] + train, 1)
+    np.add.at(step, offsets[1:] - offsets[0], -1)
+    return np.cumsum(step[:-1], dtype=np.int8).astype(bool)
 
 
 @final
@@ -178,11 +190,7 @@ class Packed(FederatedData):
     def central_test(self) -> Examples:
         if self._central is not None:
             return self._central
-        step = np.zeros(len(self.rows) + 1, np.int8)
-        np.add.at(step, self.offsets[:-1] + self.train, 1)
-        np.add.at(step, self.offsets[1:], -1)
-        rows = self.rows[np.cumsum(step[:-1], dtype=np.int8).astype(bool)]
-        return Examples(self.x, self.y, np.unique(rows))
+        return Examples(self.x, self.y, np.unique(self.rows[test_places(self.offsets, self.train)]))
 
     @cached_property
     def example(self) -> Examples:

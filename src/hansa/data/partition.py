@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.federated import FederatedData, Numbered, Packed
+from hansa.data.federated import FederatedData, Numbered, Packed, test_places
 from hansa.errors import DataError
+from hansa.examples import Examples
 from hansa.rng import Key
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Whole = npt.NDArray[np.int64]
+_BLOCK = 65_536
 
 
 @final
@@ -82,12 +84,12 @@ def divide(dataset: Dataset, how: Partitioner, *, parties: int | None, seed: int
     rng = Key.root(seed).child("partition")
     assigned = how.assign(dataset, parties, rng)
     sizes = _checked(assigned, dataset, parties, how)
-    held = test_counts(sizes, test)
+    held = held_out(sizes, test)
     train = sizes - held
     if assigned.drawn:
         rows = _redrawn(assigned, len(dataset), train, test, rng.child("test"))
     else:
-        rows = _shuffled(assigned, rng.child("order"))
+        rows = shuffled(assigned, rng.child("order"))
     x, own = standardized(dataset, rows, assigned, train)
     smallest = np.int32 if len(dataset) < 2**31 else np.int64
     return Packed(
@@ -109,13 +111,14 @@ def check_share(test: float) -> None:
         raise DataError(f"test must be a share in [0, 1), not {test!r}")
 
 
-def test_counts(sizes: Whole, share: float) -> Whole:
+def held_out(sizes: Whole, share: float) -> Whole:
     """How many of each party's rows are its test rows: the share, rounded half up, but never its last row.
 
-    >>> test_counts(np.array([1, 2, 5, 18]), 0.2).tolist()
+    >>> held_out(np.array([1, 2, 5, 18]), 0.2).tolist()
     [0, 0, 1, 4]
     """
-    return np.minimum(np.floor(sizes * share + 0.5).astype(np.int64), np.maximum(sizes - 1, 0))
+    rounded = np.floor(sizes * share + 0.5).astype(np.int64)
+    return np.asarray(np.minimum(rounded, np.maximum(sizes - 1, 0)))
 
 
 def _checked(assigned: Assignment, dataset: Dataset, parties: int | None, how: Partitioner) -> Whole:
@@ -141,41 +144,40 @@ def _checked(assigned: Assignment, dataset: Dataset, parties: int | None, how: P
     return sizes
 
 
-def _shuffled(assigned: Assignment, rng: Key) -> npt.NDArray[np.integer]:
+def shuffled(assigned: Assignment, rng: Key) -> npt.NDArray[np.integer]:
     """The rows with each party's own in random order."""
     order = rng.generator().permutation(len(assigned.rows))
     owner = np.repeat(np.arange(len(assigned.offsets) - 1), np.diff(assigned.offsets))
-    return assigned.rows[order[np.argsort(owner[order], kind="stable")]]
+    rows: npt.NDArray[np.integer] = assigned.rows[order[np.argsort(owner[order], kind="stable")]]
+    return rows
 
 
 def _redrawn(assigned: Assignment, n: int, train: Whole, share: float, rng: Key) -> npt.NDArray[np.integer]:
     """Rows drawn with replacement, such that a row of the base is a test row for every party that has it, or for none.
 
-    Draws on the wrong side are drawn again from the right one, which keeps each side uniform.
+    Draws on the wrong side are drawn again from the right one, which keeps each side uniform. Parties are taken in blocks,
+    to keep the temporary arrays small.
     """
-    starts = assigned.offsets[:-1] + train
-    if not np.any(starts < assigned.offsets[1:]) or n < 2:
+    if n < 2 or not np.any(train < np.diff(assigned.offsets)):
         return assigned.rows
     generator = rng.generator()
     mixed = generator.permutation(n)
     pools = np.split(mixed, [min(max(int(n * share + 0.5), 1), n - 1)])
     tests = np.zeros(n, bool)
     tests[pools[0]] = True
-    step = np.zeros(len(assigned.rows) + 1, np.int8)
-    np.add.at(step, starts, 1)
-    np.add.at(step, assigned.offsets[1:], -1)
-    wanted = np.cumsum(step[:-1], dtype=np.int8).astype(bool)
     rows = assigned.rows.copy()
-    for pool, side in zip(pools, (True, False), strict=True):
-        wrong = np.flatnonzero((wanted == side) & (tests[rows] != side))
-        rows[wrong] = pool[generator.integers(0, len(pool), len(wrong))]
+    for first in range(0, len(train), _BLOCK):
+        offsets = assigned.offsets[first : first + _BLOCK + 1]
+        wanted = test_places(offsets, train[first : first + _BLOCK])
+        block = rows[offsets[0] : offsets[-1]]
+        for pool, side in zip(pools, (True, False), strict=True):
+            wrong = np.flatnonzero((wanted == side) & (tests[block] != side))
+            block[wrong] = pool[generator.integers(0, len(pool), len(wrong))]
     return rows
 
 
-def standardized(dataset: Dataset, rows: Array, assigned: Assignment, train: Whole) -> tuple[Array, Any]:
+def standardized(dataset: Dataset, rows: Array, assigned: Assignment, train: Whole) -> tuple[Array, Examples | None]:
     """Features and own test set after ``dataset.standardize``; moments come from training rows only."""
-    from hansa.examples import Examples
-
     x = dataset.x
     if dataset.standardize == "none":
         return x, dataset.test
@@ -184,9 +186,7 @@ def standardized(dataset: Dataset, rows: Array, assigned: Assignment, train: Who
     if dataset.standardize == "party" and assigned.drawn:
         raise DataError(f"rows of {dataset.name} are at several parties, so standardize='party' cannot be used")
     starts = assigned.offsets[:-1]
-    of_party = np.repeat(np.arange(len(train)), np.diff(assigned.offsets))
-    training = np.arange(len(rows)) < (starts + train)[of_party]
-    mean, deviation = moments(x[rows[training]])
+    mean, deviation = moments(x[rows[~test_places(assigned.offsets, train)]])
     own = dataset.test
     if own is not None:
         own = Examples(((own.x - mean) / deviation).astype(np.float32), own.y)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.data.partition import Assignment, Partitioner
-from hansa.errors import DataError
+from hansa.errors import DataError, nearest
 from hansa.rng import Key
 
 if TYPE_CHECKING:
@@ -92,6 +92,232 @@ class Dirichlet:
         return Assignment.by_owner(topped_up(owner, count, self.least, generator), count)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Rows sorted by label and cut into ``parties * per_party`` equal shards, of which each party gets ``per_party`` at random.
+
+    Real targets are sorted by value.
+
+    Args:
+        per_party: shards a party; 2 in the paper, so most parties see two labels.
+
+    Source: McMahan et al., AISTATS 2017, section 3 (pathological non-IID).
+    """
+
+    per_party: int = 2
+
+    def __post_init__(self) -> None:
+        _whole("Shards.per_party", self.per_party)
+
+    def assign(self, dataset: Dataset, parties: int | None, rng: Key) -> Assignment:
+        """Sort, cut, deal."""
+        count = _needed(parties, "Shards")
+        _enough(dataset, count, self.per_party, "Shards")
+        if dataset.y.ndim != 1:
+            raise DataError(
+                f"Shards sorts by one target a row; {dataset.name} has targets of shape {dataset.y.shape[1:]}"
+            )
+        shards = count * self.per_party
+        cuts = equal_cuts(len(dataset), shards)
+        party_of_shard = np.empty(shards, np.int64)
+        party_of_shard[rng.permutation(shards)] = np.repeat(np.arange(count), self.per_party)
+        owner = np.empty(len(dataset), np.int64)
+        owner[np.argsort(dataset.y, kind="stable")] = np.repeat(party_of_shard, np.diff(cuts))
+        return Assignment.by_owner(owner, count)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LabelLimited:
+    """Every party sees at most ``classes`` labels; a class is divided equally among the parties that see it.
+
+    Party ``i`` sees class ``i`` modulo their number and ``classes - 1`` others drawn at random, so every class is seen; with
+    fewer parties than classes, the classes are dealt in turn.
+
+    Args:
+        classes: labels a party.
+
+    Source: Li et al., "Federated Learning on Non-IID Data Silos: An Experimental Study", ICDE 2022, IV-A (quantity-based
+    label imbalance, #C = k).
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        _whole("LabelLimited.classes", self.classes)
+
+    def assign(self, dataset: Dataset, parties: int | None, rng: Key) -> Assignment:
+        """Choose each party's labels, then divide each class among those that hold it."""
+        count = _needed(parties, "LabelLimited")
+        labels, generator = dataset.labels, rng.generator()
+        present = np.unique(labels)
+        kinds = len(present)
+        if self.classes > kinds:
+            raise DataError(f"LabelLimited.classes is {self.classes} but {dataset.name} has rows of {kinds} classes")
+        if count * self.classes < kinds:
+            raise DataError(
+                f"LabelLimited cannot place {kinds} classes on {count} parties of {self.classes} each; use more parties"
+            )
+        _enough(dataset, count, 1, "LabelLimited")
+        if count < kinds:
+            dealt = generator.permutation(kinds)
+            seen = dealt[np.arange(count * self.classes).reshape(count, -1) % kinds]
+        else:
+            draws = generator.random((count, kinds))
+            draws[np.arange(count), np.arange(count) % kinds] = -1.0
+            seen = np.argsort(draws, axis=1)[:, : self.classes]
+        owner = np.empty(len(labels), np.int64)
+        for place, rows in enumerate(rows_by_class(np.searchsorted(present, labels), kinds, generator)):
+            holders = generator.permutation(np.flatnonzero((seen == place).any(axis=1)))
+            owner[rows] = np.repeat(holders, np.diff(equal_cuts(len(rows), len(holders))))
+        return Assignment.by_owner(owner, count)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class QuantitySkew:
+    """Parties of very different sizes, each a uniform sample.
+
+    Args:
+        distribution: ``"lognormal"`` (weights ``exp(sigma * z)``, z standard normal) or ``"power"`` (weight
+            ``rank ** -exponent``, ranks dealt at random).
+        sigma: spread of the log-normal; 0 is equal sizes.
+        exponent: of the power law; 0 is equal sizes.
+        least: rows that each party has at least.
+
+    Source: log-normal sizes as in Li et al., "Federated Optimization in Heterogeneous Networks" (FedProx), MLSys 2020, 5.1 and
+    its code; power law as in Caldas et al., "LEAF", arXiv:1812.01097, and Kairouz et al., "Advances and Open Problems in
+    Federated Learning", 2021, 3.1 (quantity skew).
+    """
+
+    distribution: Literal["lognormal", "power"] = "lognormal"
+    sigma: float = 1.0
+    exponent: float = 1.0
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        if self.distribution not in ("lognormal", "power"):
+            hint = nearest(str(self.distribution), ["lognormal", "power"])
+            raise DataError(f"QuantitySkew.distribution cannot be {self.distribution!r}: {hint}")
+        _not_negative("QuantitySkew.sigma", self.sigma)
+        _not_negative("QuantitySkew.exponent", self.exponent)
+        _whole("QuantitySkew.least", self.least)
+
+    def assign(self, dataset: Dataset, parties: int | None, rng: Key) -> Assignment:
+        """Draw weights, give everyone ``least`` rows, and the rest by weight (largest remainders)."""
+        count = _needed(parties, "QuantitySkew")
+        _enough(dataset, count, self.least, "QuantitySkew")
+        generator = rng.generator()
+        if self.distribution == "lognormal":
+            exponents = self.sigma * generator.standard_normal(count)
+        else:
+            exponents = -self.exponent * np.log(generator.permutation(count) + 1.0)
+        weights = np.exp(exponents - exponents.max())
+        spare = len(dataset) - count * self.least
+        ideal = weights / weights.sum() * spare
+        sizes = np.floor(ideal).astype(np.int64)
+        left = spare - int(sizes.sum())
+        sizes[np.argsort(sizes - ideal, kind="stable")[:left]] += 1
+        offsets = np.concatenate([[0], np.cumsum(sizes + self.least)])
+        return Assignment(generator.permutation(len(dataset)), offsets)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FeatureSkew:
+    """Feature skew (covariate shift): rows sorted along a direction and cut into equal parties, so each sees its own range.
+
+    It moves rows and changes none; data that differ by noise or by a transform at each party come from :func:`from_function`.
+    Without ``feature``, near-equal rows may be ordered otherwise on a machine whose linear algebra rounds otherwise.
+
+    Args:
+        strength: 1 sorts wholly, 0 is IID; between, the rank is mixed with a uniform draw.
+        feature: name or number of the feature that is sorted by; None takes the first principal component.
+
+    Source: the setting of Kairouz et al., "Advances and Open Problems in Federated Learning", 2021, section 3.1 (feature
+    distribution skew); the noise and transform variants are those of Li et al., ICDE 2022, IV-B.
+    """
+
+    strength: float = 1.0
+    feature: str | int | None = None
+
+    def __post_init__(self) -> None:
+        _not_negative("FeatureSkew.strength", self.strength)
+        if self.strength > 1:
+            raise DataError(f"FeatureSkew.strength must be in [0, 1], not {self.strength!r}")
+
+    def assign(self, dataset: Dataset, parties: int | None, rng: Key) -> Assignment:
+        """Sort by the mixed ranks and cut."""
+        n, generator = len(dataset), rng.generator()
+        count = _needed(parties, "FeatureSkew")
+        _enough(dataset, count, 1, "FeatureSkew")
+        values = self._direction(dataset, generator)
+        ranks = np.empty(n)
+        ranks[np.argsort(values, kind="stable")] = np.arange(n) / n
+        mixed = self.strength * ranks + (1 - self.strength) * generator.random(n)
+        return Assignment(np.argsort(mixed, kind="stable"), equal_cuts(n, count))
+
+    def _direction(self, dataset: Dataset, generator: np.random.Generator) -> npt.NDArray[Any]:
+        flat = dataset.x.reshape(len(dataset), -1)
+        if self.feature is None:
+            return principal(flat, generator)
+        if isinstance(self.feature, str):
+            if self.feature not in dataset.features:
+                hint = nearest(self.feature, dataset.features)
+                raise DataError(f"FeatureSkew: {dataset.name} has no feature '{self.feature}'; {hint}")
+            return flat[:, dataset.features.index(self.feature)]
+        if not 0 <= self.feature < flat.shape[1]:
+            raise DataError(f"FeatureSkew: {dataset.name} has {flat.shape[1]} features, and no number {self.feature}")
+        return flat[:, self.feature]
+
+
+def principal(x: npt.NDArray[Any], generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Each row's coordinate along the first principal component, by 30 steps of power iteration."""
+    wide: npt.NDArray[np.float32] = x.astype(np.float32, copy=False)
+    mean: npt.NDArray[np.float32] = wide.mean(axis=0)
+    direction = generator.standard_normal((wide.shape[1],)).astype(np.float32)
+    for _ in range(30):
+        scores = np.asarray(wide @ direction - mean @ direction)
+        direction = np.asarray(scores @ wide - scores.sum() * mean)
+        norm = float(np.linalg.norm(direction))
+        if norm == 0:
+            return np.zeros(len(wide), np.float32)
+        direction = direction / np.float32(norm)
+    return np.asarray(wide @ direction)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ByColumn:
+    """The natural division: one party for each value of a column, named by it, in sorted order.
+
+    Args:
+        column: a column of ``Dataset.columns`` (such as the ``party`` of a table), or a feature.
+
+    Source: natural client partitions as in Caldas et al., "LEAF: A Benchmark for Federated Settings", arXiv:1812.01097.
+    """
+
+    column: str
+
+    def assign(self, dataset: Dataset, parties: int | None, rng: Key) -> Assignment:
+        """Group equal values; ``parties`` may be None, or else must be their number."""
+        del rng
+        if self.column in dataset.columns:
+            column = dataset.columns[self.column]
+        elif self.column in dataset.features:
+            column = dataset.x[:, dataset.features.index(self.column)]
+        else:
+            hint = nearest(self.column, [*dataset.columns, *dataset.features])
+            raise DataError(f"ByColumn: {dataset.name} has no column '{self.column}'; {hint}")
+        values, owner = np.unique(column, return_inverse=True)
+        if parties is not None and parties != len(values):
+            raise DataError(
+                f"column '{self.column}' of {dataset.name} makes {len(values)} parties, not {parties}; leave parties out"
+            )
+        return Assignment.by_owner(owner.reshape(-1), len(values), [str(value) for value in values.tolist()])
+
+
 def rows_by_class(labels: Whole, classes: int, generator: np.random.Generator) -> list[Whole]:
     """The rows of each class, each in random order."""
     order = generator.permutation(len(labels))
@@ -166,4 +392,17 @@ def _above_zero(place: str, value: object) -> None:
         raise DataError(f"{place} must be a number above 0, not {value!r}")
 
 
-PARTITIONERS: dict[str, type[Partitioner]] = {"iid": IID, "dirichlet": Dirichlet}
+def _not_negative(place: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise DataError(f"{place} must be a number of at least 0, not {value!r}")
+
+
+PARTITIONERS: dict[str, type[Partitioner]] = {
+    "by_column": ByColumn,
+    "dirichlet": Dirichlet,
+    "feature_skew": FeatureSkew,
+    "iid": IID,
+    "label_limited": LabelLimited,
+    "quantity_skew": QuantitySkew,
+    "shards": Shards,
+}
