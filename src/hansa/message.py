@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar, cast, overload
@@ -109,19 +110,17 @@ def encode(message: Message) -> bytes:
 
 def wire_size(message: Message) -> int:
     """``len(encode(message))``, without building any tensor."""
-    _measured.clear()
-    body = _measure.encode(message)
-    head = _HEADER.size + len(type(message).tag) + len(body)
-    return _padded(head) + sum(_measured)
+    sizer = _sizer
+    sizer.tensor_bytes = 0
+    head = _HEADER.size + len(type(message).tag) + len(sizer.encoder.encode(message))
+    return _padded(head) + sizer.tensor_bytes
 
 
 @overload
 def decode(frame: Frame, kinds: type[M], max_bytes: int = MAX_FRAME) -> M: ...
 @overload
 def decode(frame: Frame, kinds: Iterable[type[Message]], max_bytes: int = MAX_FRAME) -> Message: ...
-def decode(
-    frame: Frame, kinds: type[Message] | Iterable[type[Message]], max_bytes: int = MAX_FRAME
-) -> Message:
+def decode(frame: Frame, kinds: type[Message] | Iterable[type[Message]], max_bytes: int = MAX_FRAME) -> Message:
     """The message in ``frame``, which must be of one of ``kinds``.
 
     Args:
@@ -244,17 +243,20 @@ def _padded(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 
-# The sizes are collected beside the encoder, because a hook's result can carry only what goes into the body.
-_measured: list[int] = []
+class _Sizer(threading.local):
+    """Encodes bodies and adds up their tensors beside, because a hook's result can carry only what goes into the body."""
 
+    def __init__(self) -> None:
+        self.tensor_bytes = 0
+        self.encoder = msgspec.msgpack.Encoder(enc_hook=self._hook)
 
-def _measure_hook(value: Any) -> Any:
-    if isinstance(value, Params):
-        return _wire_params(value)
-    _measured.append(-(-value.nbytes // _ALIGN) * _ALIGN)
-    # As long as the real one: its length depends on the number of dimensions alone.
-    return _BLANK[len(value.shape)]
+    def _hook(self, value: Any) -> Any:
+        if isinstance(value, Params):
+            return _wire_params(value)
+        self.tensor_bytes += -(-value.nbytes // _ALIGN) * _ALIGN
+        # As long as the real one: its length depends on the number of dimensions alone.
+        return _BLANK[len(value.shape)]
 
 
 _BLANK: Final = tuple(msgspec.msgpack.Ext(_TENSOR, bytes(10 + 8 * count)) for count in range(65))
-_measure = msgspec.msgpack.Encoder(enc_hook=_measure_hook)
+_sizer = _Sizer()

@@ -66,9 +66,7 @@ class Params:
     @staticmethod
     def of(tensors: Mapping[str, Array], buffers: Sequence[str] = (), dtype: str = "float32") -> Params:
         """Copy named tensors into one flat buffer, in the mapping's order."""
-        layout = Layout(
-            tuple(tensors), tuple(tuple(t.shape) for t in tensors.values()), dtype, frozenset(buffers)
-        )
+        layout = Layout(tuple(tensors), tuple(tuple(t.shape) for t in tensors.values()), dtype, frozenset(buffers))
         parts = [np.asarray(t, dtype=dtype).ravel() for t in tensors.values()]
         return Params(np.concatenate(parts) if parts else np.zeros(0, dtype), layout)
 

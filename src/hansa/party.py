@@ -41,9 +41,7 @@ class Party(ABC):
         """Send one message to the party named ``to``."""
 
     @overload
-    def recv(
-        self, kind: type[M], *, within: float | None, sender: str | None = None
-    ) -> Awaitable[tuple[str, M]]: ...
+    def recv(self, kind: type[M], *, within: float | None, sender: str | None = None) -> Awaitable[tuple[str, M]]: ...
     @overload
     def recv(
         self, kind: tuple[type[M], type[N]], *, within: float | None, sender: str | None = None

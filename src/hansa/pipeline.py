@@ -183,7 +183,9 @@ def compose(parts: Sequence[Any], names: Sequence[str] = ()) -> Aggregation[Any,
     for part, name in zip(parts, names, strict=True):
         if form not in part.flow:
             wanted = " or ".join(FORMS[f] for f in part.flow)
-            raise ConfigError(f"'{name}' cannot follow {giver}: it takes {wanted}, but {giver} gives {FORMS[form]}; {part.needs}")
+            raise ConfigError(
+                f"'{name}' cannot follow {giver}: it takes {wanted}, but {giver} gives {FORMS[form]}; {part.needs}"
+            )
         form, giver = part.flow[form], f"'{name}'"
     if not any(isinstance(part, Aggregation) for part in parts):
         raise ConfigError("nothing here combines the parties' updates; end with 'mean' or another aggregation")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, get_args
 
@@ -70,7 +70,16 @@ BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = {
         "poisson": "hansa.horizontal.sampling:Poisson",
         "fixed": "hansa.horizontal.sampling:Fixed",
     },
-    "topologies": {},
+    "topologies": {
+        "ring": "hansa.decentralized.topology:Ring",
+        "torus": "hansa.decentralized.topology:Torus",
+        "grid": "hansa.decentralized.topology:Grid",
+        "complete": "hansa.decentralized.topology:Complete",
+        "star": "hansa.decentralized.topology:Star",
+        "exponential": "hansa.decentralized.topology:Exponential",
+        "erdos_renyi": "hansa.decentralized.topology:ErdosRenyi",
+        "small_world": "hansa.decentralized.topology:SmallWorld",
+    },
 }
 """What comes with Hansa: group, name, and where it is."""
 
@@ -128,7 +137,7 @@ def name_of(group: str, kind: type) -> str | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _entry_points(group: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"hansa.{group}"))
 

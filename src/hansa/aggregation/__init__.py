@@ -11,4 +11,15 @@ from hansa.pipeline import Stage as Stage
 from hansa.pipeline import compose as compose
 from hansa.pipeline import stages as stages
 
-__all__ = ["Averaging", "ClientStage", "Clip", "Contribution", "ServerStage", "Stage", "clip", "compose", "mean", "stages"]
+__all__ = [
+    "Averaging",
+    "ClientStage",
+    "Clip",
+    "Contribution",
+    "ServerStage",
+    "Stage",
+    "clip",
+    "compose",
+    "mean",
+    "stages",
+]

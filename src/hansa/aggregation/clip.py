@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from hansa.pipeline import ClientStage, Form
 from hansa.errors import ConfigError, NonFinite
+from hansa.pipeline import ClientStage, Form
 from hansa.rng import Key
 from hansa.update import Bounded, Update
 
@@ -25,7 +25,9 @@ class Clip(ClientStage[Update, Bounded]):
     bound: float
 
     flow: ClassVar[Mapping[Form, Form]] = {"update": "bounded"}
-    needs: ClassVar[str] = "clip limits what one party can change, so it belongs before the updates are combined or noised"
+    needs: ClassVar[str] = (
+        "clip limits what one party can change, so it belongs before the updates are combined or noised"
+    )
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.bound) and self.bound > 0):

@@ -17,10 +17,10 @@ from typing import ClassVar, Literal, TypeVar, final
 import numpy as np
 import numpy.typing as npt
 
-from hansa.pipeline import Form, Stage
 from hansa.errors import ConfigError, DeadlineExpired, NonFinite, QuorumNotReached
 from hansa.message import Message
 from hansa.party import Party
+from hansa.pipeline import Form, Stage
 from hansa.protocol import Aggregation, Collected, Gathering, Withdraw
 from hansa.tensor import Array, Rows, Tensor
 from hansa.update import Bounded, Mean, Update
@@ -54,6 +54,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
 
     flow: ClassVar[Mapping[Form, Form]] = {"update": "mean", "bounded": "bounded mean", "noised update": "noised"}
     needs: ClassVar[str] = "a mean combines single updates, once"
+
     def __post_init__(self) -> None:
         if self.weights not in ("examples", "uniform"):
             raise ConfigError(f"mean: weights must be 'examples' or 'uniform', not {self.weights!r}")
@@ -144,7 +145,9 @@ class _Fold:
         assert self.total is not None
         delta = self.total * self.total.dtype.type(1.0 / self.weight)
         if not np.isfinite(delta).all():
-            raise NonFinite("the mean of finite updates overflowed", remedy="clip the updates or lower the learning rate")
+            raise NonFinite(
+                "the mean of finite updates overflowed", remedy="clip the updates or lower the learning rate"
+            )
         scalars = {name: value / self.weight for name, value in self.scalars.items()}
         return Mean(delta, self.weight, self.count, scalars, bound)
 
@@ -181,7 +184,9 @@ def _too_few(
 ) -> QuorumNotReached:
     silent = ", ".join(list(waiting)[:5]) + (", ..." if len(waiting) > 5 else "")
     bad = "; ".join(f"{party}: {why}" for party, why in list(refused.items())[:5])
-    what = f"{len(contributors)} of {len(gathering.invited)} invited parties contributed, the quorum is {gathering.quorum}"
+    what = (
+        f"{len(contributors)} of {len(gathering.invited)} invited parties contributed, the quorum is {gathering.quorum}"
+    )
     what += f"; silent: {silent}" if waiting else ""
     what += f"; refused: {bad}" if refused else ""
     return QuorumNotReached(

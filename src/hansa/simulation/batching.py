@@ -163,10 +163,11 @@ def run_batch(learner: BatchLearner, name: str, params: Params, calls: list[tupl
 def _one_batch(updates: Sequence[Update]) -> list[Update]:
     """The updates as rows of one batch, in order: so they are summed alike here and in a worker."""
     rows = updates[0].delta.rows if updates else None
-    if rows is not None and rows.count == len(updates):
-        if all(u.delta.rows is rows and u.delta.index == place and u.delta.scale == 1.0 for place, u in enumerate(updates)):
-            return list(updates)
+    deltas = [update.delta for update in updates]
+    whole = rows is not None and rows.count == len(updates)
+    if whole and all(d.rows is rows and d.index == place and d.scale == 1.0 for place, d in enumerate(deltas)):
+        return list(updates)
     if not updates:
         return []
-    dense = Dense(np.stack([update.delta.array for update in updates]))
+    dense = Dense(np.stack([delta.array for delta in deltas]))
     return [Update(Tensor(None, dense, place), update.weight, update.scalars) for place, update in enumerate(updates)]

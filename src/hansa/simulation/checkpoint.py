@@ -134,7 +134,10 @@ def take(world: World, starter: str, digest: str) -> bytes:
     actors.sort(key=lambda actor: waiting.get(id(actor.job), -1))
     standing = [_standing(world, actor, letters) for actor in actors]
     ready = [_event(world.clock, 0, *entry, letters) for entry in world.ready]
-    later = [_event(time, seq, code, target, load, letters) for time, seq, code, target, load in sorted(world.heap, key=lambda e: e[:2])]
+    later = [
+        _event(time, seq, code, target, load, letters)
+        for time, seq, code, target, load in sorted(world.heap, key=lambda e: e[:2])
+    ]
     snapshot = Snapshot(
         digest=digest,
         clock=world.clock,
@@ -146,7 +149,8 @@ def take(world: World, starter: str, digest: str) -> bytes:
         ready=[event for event in ready if event is not None],
         later=[event for event in later if event is not None],
         finished={
-            name: letters.put(Ended(result if isinstance(result, Params) else None)) for name, result in world.results.items()
+            name: letters.put(Ended(result if isinstance(result, Params) else None))
+            for name, result in world.results.items()
         },
         down=sorted(world.network.down) if world.network is not None else [],
     )

@@ -135,7 +135,9 @@ class FaultPlan:
                 raise ConfigError(f"FaultPlan: {name} is a probability, so from 0 to 1, not {value}")
         low, high = self.delay
         if not (0 <= low <= high < math.inf):
-            raise ConfigError(f"FaultPlan: delay must be (least, most) seconds with 0 <= least <= most, not {self.delay}")
+            raise ConfigError(
+                f"FaultPlan: delay must be (least, most) seconds with 0 <= least <= most, not {self.delay}"
+            )
 
 
 _IDEAL: Final = Device()

@@ -162,7 +162,9 @@ class ProcessPool:
             result = _shared(params.flat)
             inherited = [worker.pipe for worker in self._workers] + [here]
             process = context.Process(
-                target=_serve, args=(there, inherited, learner, data, params, self._models, result, threads), daemon=True
+                target=_serve,
+                args=(there, inherited, learner, data, params, self._models, result, threads),
+                daemon=True,
             )
             process.start()
             there.close()
@@ -258,7 +260,8 @@ class ProcessPool:
         except (EOFError, OSError):
             code = worker.process.exitcode
             raise RunError(
-                f"a worker process ended by itself (exit code {code})", remedy="it may have run out of memory; use fewer workers"
+                f"a worker process ended by itself (exit code {code})",
+                remedy="it may have run out of memory; use fewer workers",
             ) from None
         if isinstance(reply, Summed):
             worker.answers.append(reply)
@@ -274,7 +277,9 @@ class ProcessPool:
         try:
             worker.pipe.send_bytes(frame)
         except (BrokenPipeError, OSError):
-            raise RunError("a worker process has ended", remedy="it may have run out of memory; use fewer workers") from None
+            raise RunError(
+                "a worker process has ended", remedy="it may have run out of memory; use fewer workers"
+            ) from None
 
     def forget(self, worker: int, ticket: int) -> None:
         """Let a worker drop a batch's rows."""
@@ -344,8 +349,12 @@ def _outcomes(pool: ProcessPool, worker: int, batch: Batch, ran: Ran) -> list[An
         if job in failed:
             outcomes.append(failed[job])
             continue
-        scalars = {name: float(value) for name, value in zip(ran.names, table[place], strict=True) if not np.isnan(value)}
-        outcomes.append(scalars if rows is None else Update(Tensor(None, rows, place), float(ran.weights.array[place]), scalars))
+        scalars = {
+            name: float(value) for name, value in zip(ran.names, table[place], strict=True) if not np.isnan(value)
+        }
+        outcomes.append(
+            scalars if rows is None else Update(Tensor(None, rows, place), float(ran.weights.array[place]), scalars)
+        )
         place += 1
     return outcomes
 
@@ -362,7 +371,13 @@ def _works(works: Sequence[LocalWork]) -> list[Work]:
     alike = first.linear is None and all(work.linear is None and work == first for work in works[1:])
     return [
         Work(
-            w.round, w.proximal, None if w.linear is None else Tensor(w.linear), w.epochs, w.steps, w.full_batch, w.learning_rate
+            w.round,
+            w.proximal,
+            None if w.linear is None else Tensor(w.linear),
+            w.epochs,
+            w.steps,
+            w.full_batch,
+            w.learning_rate,
         )
         for w in (works[:1] if alike else works)
     ]
@@ -419,7 +434,13 @@ def _run(learner: BatchLearner, data: Population, params: Params, request: Run, 
     if request.name == "fit":
         works = [
             LocalWork(
-                w.round, w.proximal, None if w.linear is None else w.linear.array, w.epochs, w.steps, w.full_batch, w.learning_rate
+                w.round,
+                w.proximal,
+                None if w.linear is None else w.linear.array,
+                w.epochs,
+                w.steps,
+                w.full_batch,
+                w.learning_rate,
             )
             for w in request.works
         ]

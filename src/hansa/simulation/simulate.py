@@ -78,7 +78,9 @@ def simulate(
     if resume and folder is None:
         raise ResumeError("resume needs the folder of the run to go on with")
     params = check(plan, data)
-    session = _Session(plan, data, settings, params, RunFolder(Path(folder), resume) if folder is not None else None, trackers)
+    session = _Session(
+        plan, data, settings, params, RunFolder(Path(folder), resume) if folder is not None else None, trackers
+    )
     return session.run(resume)
 
 
@@ -200,7 +202,14 @@ class _Session:
         rounds = getattr(self.plan.protocol, "rounds", None)
         settings = {"workers": self.settings.processes, "faults": asdict(self.settings.faults)}
         info = RunInfo(
-            self.plan.name, self.plan.to_toml(), self.plan.digest, rounds, len(self.data), self.params.size, first, settings
+            self.plan.name,
+            self.plan.to_toml(),
+            self.plan.digest,
+            rounds,
+            len(self.data),
+            self.params.size,
+            first,
+            settings,
         )
         for tracker in self.trackers:
             tracker.begin(info)
@@ -209,9 +218,12 @@ class _Session:
         try:
             world.run()
         except KeyboardInterrupt:
-            return "interrupted", "interrupted from the keyboard" + (
-                f"; go on with --resume {self.folder.path}" if self.folder is not None else ""
-            ), None
+            return (
+                "interrupted",
+                "interrupted from the keyboard"
+                + (f"; go on with --resume {self.folder.path}" if self.folder is not None else ""),
+                None,
+            )
         except HansaError as error:
             return "failed", str(error), error
         return "completed", "", None
@@ -272,5 +284,3 @@ class _Session:
     def _digest(self) -> str:
         faults, devices = self.settings.faults, self.settings.devices
         return f"{self.plan.digest}/{len(self.data)}/{int(self.data.sizes.sum())}/{faults!r}/{devices!r}"
-
-

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Final, Generic, TypeVar, final
 
-from hansa.errors import Deadlock, DeadlineExpired, HansaError, PartyFailed, RunError
+from hansa.errors import DeadlineExpired, Deadlock, HansaError, PartyFailed, RunError
 from hansa.examples import Shard
 from hansa.message import Message, wire_size
 from hansa.party import Party
@@ -119,9 +119,7 @@ class Actor(Party):
         self.world.post(self.name, to, message)
         return _NOTHING
 
-    def recv(
-        self, kind: Any, *, within: float | None, sender: str | None = None
-    ) -> Awaitable[Any]:
+    def recv(self, kind: Any, *, within: float | None, sender: str | None = None) -> Awaitable[Any]:
         if self.past:
             return self._again()
         inbox = self.inbox
