@@ -129,11 +129,11 @@ def arrays(
     if scale is not None and not (np.isfinite(scale) and scale > 0):
         raise DataError(f"{name}: scale must be above 0, not {scale!r}")
     ready = _reshaped(_features(x, features, name, scale), shape, name)
+    if len(ready) == 0:
+        raise DataError(f"{name} has no rows")
     target, names = _targets(y, tuple(classes), name)
     if len(ready) != len(target):
         raise DataError(f"{name}: x has {len(ready)} rows and y has {len(target)}; they must be equal")
-    if len(ready) == 0:
-        raise DataError(f"{name} has no rows")
     kept = {key: np.asarray(values) for key, values in (columns or {}).items()}
     for key, values in kept.items():
         if len(values) != len(ready):

@@ -121,9 +121,10 @@ def npz(
     """
     name = f"npz:{rest}"
     try:
-        with np.load(_file(rest), allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise DataError(f"{name} is a single array; save x and y with numpy.savez")
+        loaded = np.load(_file(rest), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise DataError(f"{name} is a single array; save x and y with numpy.savez")
+        with loaded as archive:
             held = list(archive.files)
             key_x = x or ("x_train" if "x_train" in held else "x")
             key_y = y or ("y_train" if "y_train" in held else "y")

@@ -242,7 +242,9 @@ def _column(column: str, values: Sequence[str], how: Reading, name: str) -> tupl
         known = tuple(sorted(set(filled)))
     else:  # equal numbers may be written in several ways: 1 and 1.0
         filled = [ABSENT if np.isnan(number) else _plain(number) for number in numbers.tolist()]
-        known = tuple(sorted(set(filled), key=lambda value: (value == ABSENT, 0.0 if value == ABSENT else float(value))))
+        known = tuple(
+            sorted(set(filled), key=lambda value: (value == ABSENT, 0.0 if value == ABSENT else float(value)))
+        )
     order = {value: i for i, value in enumerate(known)}
     codes = np.array([order[value] for value in filled])
     if how.categories == "ordinal":
