@@ -88,7 +88,7 @@ ABSTRACT: Final[Mapping[str, str]] = {
     "hansa.learner:Learner": "learners",
     "hansa.horizontal.sampling:Sampling": "samplings",
     "hansa.decentralized.topology:Topology": "topologies",
-    "hansa.data.partitioners:Partitioner": "partitioners",
+    "hansa.data.partition:Partitioner": "partitioners",
 }
 """The group whose entries can stand where a field is annotated with this class."""
 

@@ -72,6 +72,10 @@ def test_class_names_of_data_sets_are_united() -> None:
         ({"a": ([[1.0]], [0, 1])}, "equally many"),
         ({"a": ([[1.0], [1.0, 2.0]], [0, 1])}, "differ in shape"),
         ({"a": 3}, "must be (x, y)"),
+        (
+            {"a": d.arrays([[1.0]], [0], features=["age"]), "b": d.arrays([[1.0]], [0], features=["dose"])},
+            "differ in features: age, dose",
+        ),
         ({"a": ([[np.nan]], [0])}, "is nan"),
     ],
 )

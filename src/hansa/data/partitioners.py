@@ -406,3 +406,4 @@ PARTITIONERS: dict[str, type[Partitioner]] = {
     "quantity_skew": QuantitySkew,
     "shards": Shards,
 }
+"""Name in a plan to partitioner; ``hansa.registry`` adds those of other packages."""

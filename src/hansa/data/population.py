@@ -56,12 +56,12 @@ def from_parties(
     kinds = {_kind(part.y) for part in pieces}
     if len(kinds) > 1:
         raise DataError(f"parties differ in their targets: {' and '.join(sorted(kinds))}; make them the same")
-    first = next((value for value in parties.values() if isinstance(value, Dataset)), None)
+    sets = [value for value in parties.values() if isinstance(value, Dataset)]
     dataset = arrays(
         np.concatenate([part.x for part in pieces]),
         np.concatenate([part.y for part in pieces]),
-        classes=classes or _union([value.classes for value in parties.values() if isinstance(value, Dataset)]),
-        features=features or (() if first is None or first.x.ndim != 2 else first.features),
+        classes=classes or _union([value.classes for value in sets]),
+        features=features or _same_features(sets),
         standardize=standardize,
         name="from_parties",
     )
@@ -125,6 +125,15 @@ def _alike(given: Mapping[str, list[Examples]]) -> None:
 
 def _kind(y: Array) -> str:
     return {"f": "real numbers", "U": "texts", "S": "texts", "O": "texts"}.get(y.dtype.kind, "whole numbers")
+
+
+def _same_features(sets: list[Dataset]) -> tuple[str, ...]:
+    """The features' names of the data sets, which must agree: equal widths alone do not say equal columns."""
+    for value in sets[1:]:
+        if value.features != sets[0].features:
+            odd = ", ".join(sorted(set(value.features) ^ set(sets[0].features))[:5]) or "their order"
+            raise DataError(f"{value.name} and {sets[0].name} differ in features: {odd}")
+    return sets[0].features if sets else ()
 
 
 def _union(named: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -239,15 +239,7 @@ def hf(
         scale, shape, standardize: as in :func:`arrays`.
     """
     name = f"hf:{rest}"
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtra(f"source {name}", "hf") from error
-    try:
-        found = datasets.load_from_disk(rest) if Path(rest).is_dir() else datasets.load_dataset(rest, config or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    splits = dict(found) if isinstance(found, dict) else {split: found}
+    splits = _splits(rest, config, split)
     target = y or "label"
     parts: list[tuple[Array, Array]] = []
     column: Array | None = None
@@ -275,6 +267,20 @@ def hf(
         standardize=standardize,
         name=name,
     )
+
+
+def _splits(rest: str, config: str, split: str) -> dict[str, Any]:
+    """The splits of a Hugging Face data set by name; one without splits is its ``split``."""
+    name = f"hf:{rest}"
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtra(f"source {name}", "hf") from error
+    try:
+        found = datasets.load_from_disk(rest) if Path(rest).is_dir() else datasets.load_dataset(rest, config or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return dict(found) if isinstance(found, dict) else {split: found}
 
 
 def python(rest: str, **options: object) -> Dataset:
@@ -422,3 +428,4 @@ SOURCES: dict[str, Source] = {
     "python": python,
     "sklearn": sklearn,
 }
+"""Scheme to the function that reads it; ``hansa.registry`` adds those of other packages."""
