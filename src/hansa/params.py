@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Layout:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@final
 class Params:
     """One flat contiguous vector and the layout that names its parts.
 
@@ -60,8 +60,12 @@ class Params:
     ((8,), (2, 3))
     """
 
-    flat: Array
-    layout: Layout
+    # Not a dataclass: the codec's library would take one apart by itself, and never ask how it travels.
+    __slots__ = ("flat", "layout")
+
+    def __init__(self, flat: Array, layout: Layout) -> None:
+        self.flat = flat
+        self.layout = layout
 
     @staticmethod
     def of(tensors: Mapping[str, Array], buffers: Sequence[str] = (), dtype: str = "float32") -> Params:
