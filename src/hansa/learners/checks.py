@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, nearest
 
 
 def real(place: str, value: object) -> float:
@@ -38,7 +38,7 @@ def not_negative(place: str, value: object) -> None:
 def in_unit(place: str, value: object, *, zero: bool = True, one: bool = True) -> None:
     """Check that ``value`` is in the unit interval, whose ends count where ``zero`` and ``one`` say so."""
     number = real(place, value)
-    if not ((0 < number or (zero and number == 0)) and (number < 1 or (one and number == 1))):
+    if not ((number > 0 or (zero and number == 0)) and (number < 1 or (one and number == 1))):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
         raise ConfigError(f"{place} must be in {interval}, not {value!r}")
 
@@ -47,3 +47,9 @@ def count(place: str, value: object, least: int = 1) -> None:
     """Check that ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{place} must be a whole number of at least {least}, not {value!r}")
+
+
+def choice(place: str, value: object, known: tuple[str, ...]) -> None:
+    """Check that ``value`` is one of ``known``."""
+    if value not in known:
+        raise ConfigError(f"{place} {value!r} is unknown; {nearest(str(value), known)}")
