@@ -322,7 +322,7 @@ def test_parameters_of_another_learner_are_refused() -> None:
 def test_a_linear_term_of_another_size_is_refused() -> None:
     data = classification([5])[0]
     for engine in ("batched", "book"):
-        learner = Softmax(engine=engine)  # type: ignore[arg-type]
+        learner = Softmax(engine=engine)
         with pytest.raises(ConfigError, match="linear term"):
             learner.fit(learner.init(Key.root(0), data), data, LocalWork(linear=np.zeros(1)), Key.root(0))
 

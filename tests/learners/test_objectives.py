@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,7 +75,7 @@ def test_a_learner_steps_along_each_papers_gradient(engine: str) -> None:
         error = data.x @ w[:2] + w[2] - data.y
         return np.append(2 * data.x.T @ error / 6, 2 * error.mean())
 
-    gradients = {
+    gradients: dict[Term, Callable[[np.ndarray], np.ndarray]] = {
         proximal(0.7): lambda w: slope(w) + 0.7 * (w - start.flat),
         control_variate(c, c_i): lambda w: slope(w) - c_i + c,
         dynamic_regularizer(0.3, history): lambda w: slope(w) - history + 0.3 * (w - start.flat),

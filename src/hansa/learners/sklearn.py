@@ -5,7 +5,6 @@ Classifiers keep class numbers 0 .. classes - 1 as their ``classes_``. Coefficie
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
@@ -192,12 +191,8 @@ def _made(learner: Sklearn) -> Any:
         if learner.params:
             raise ConfigError("Sklearn.params go with an estimator given by name; set them on the instance instead")
         return sklearn.base.clone(given)
-    if _name(learner) not in _KNOWN:
-        raise _refusal(given)
-    kind = _KNOWN[_name(learner)]
-    if given not in (f"sklearn.linear_model:{_name(learner)}", f"sklearn.neural_network:{_name(learner)}") or (
-        kind is not vars(importlib.import_module(given.partition(":")[0])).get(_name(learner))
-    ):
+    kind = _KNOWN.get(_name(learner))
+    if kind is None or given != f"{'.'.join(kind.__module__.split('.')[:2])}:{kind.__name__}":
         raise _refusal(given)
     known = inspect.signature(kind).parameters
     for key in learner.params:
