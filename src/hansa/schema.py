@@ -48,7 +48,7 @@ def read(hint: Any, data: Any, place: str, note: Note) -> Any:
         return _dataclass(hint, data, place, note)
     if origin is tuple:
         return _tuple(arguments, data, place, note)
-    if origin in (Mapping, dict) or (origin is not None and issubclass(origin, Mapping)):
+    if origin in (Mapping, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         if not isinstance(data, Mapping):
             note(place, f"expected a table, got {_say(data)}")
             return MISSING

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hansa.data as d
-from hansa import registry
+from hansa import registry, schema
 from hansa.data.federated import Packed
 from hansa.errors import DataError
 from hansa.rng import Key
@@ -293,3 +293,23 @@ def test_every_partitioner_and_source_is_registered() -> None:
         for name, value in mine.items():
             assert registry.find(group, name) is value
         assert set(registry.BUILT_IN[group]) == set(mine)
+
+
+@pytest.mark.parametrize(
+    ("name", "table_", "mistake"),
+    [
+        ("dirichlet", {"alpha": 1}, ""),
+        ("feature_skew", {"feature": "age", "strength": 1}, ""),
+        ("iid", {"examples": 18}, ""),
+        ("quantity_skew", {"distribution": "power", "exponent": 2}, ""),
+        ("quantity_skew", {"distribution": "powr"}, "did you mean 'power'?"),
+        ("dirichlet", {"alpah": 1.0}, "did you mean 'alpha'?"),
+        ("dirichlet", {"alpha": -1}, "above 0"),
+        ("label_limited", {}, "classes"),
+    ],
+)
+def test_a_plan_names_partitioners_by_tables(name: str, table_: dict[str, Any], mistake: str) -> None:
+    notes: list[tuple[str, str]] = []
+    kind = registry.find("partitioners", name)
+    made = schema.build(kind, table_, "data.partition", lambda place, text: notes.append((place, text)))
+    assert (made == kind(**table_)) if not mistake else mistake in notes[-1][1] + notes[0][1]

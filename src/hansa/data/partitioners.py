@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -191,7 +191,7 @@ class QuantitySkew:
     Federated Learning", 2021, 3.1 (quantity skew).
     """
 
-    distribution: Literal["lognormal", "power"] = "lognormal"
+    distribution: str = "lognormal"
     sigma: float = 1.0
     exponent: float = 1.0
     least: int = 1
