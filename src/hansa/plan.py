@@ -262,8 +262,7 @@ def to_toml(table: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             blocks.append(f"[{key}]\n" + "".join(f"{k} = {_inline(v)}\n" for k, v in value.items()))
         elif not _is_scalar(value):
-            for item in value:
-                blocks.append(f"[[{key}]]\n" + "".join(f"{k} = {_inline(v)}\n" for k, v in item.items()))
+            blocks += [f"[[{key}]]\n" + "".join(f"{k} = {_inline(v)}\n" for k, v in item.items()) for item in value]
     return "\n".join(block for block in blocks if block)
 
 

@@ -147,7 +147,7 @@ def run_batch(learner: BatchLearner, name: str, params: Params, calls: list[tupl
         if name == "evaluate":
             return list(learner.evaluate_many(params, [call[0] for call in calls]))
         datas: list[Examples] = [call[0] for call in calls]
-        works: list[LocalWork] = [call[1] for call in calls]
+        works = _interned([call[1] for call in calls])
         return _one_batch(learner.fit_many(params, datas, works, [call[2] for call in calls]))
     except Exception as error:
         if len(calls) == 1:
@@ -158,6 +158,12 @@ def run_batch(learner: BatchLearner, name: str, params: Params, calls: list[tupl
             good = iter(_one_batch([outcome for outcome in outcomes if isinstance(outcome, Update)]))
             outcomes = [next(good) if isinstance(outcome, Update) else outcome for outcome in outcomes]
         return outcomes
+
+
+def _interned(works: list[LocalWork]) -> list[LocalWork]:
+    """Equal works as one object: learners plan a work once, however many parties do it."""
+    known: dict[LocalWork, LocalWork] = {}
+    return [work if work.linear is not None else known.setdefault(work, work) for work in works]
 
 
 def _one_batch(updates: Sequence[Update]) -> list[Update]:
