@@ -73,12 +73,16 @@ class Batching:
     Args:
         learner: the plan's learner, whose ``fit`` and ``evaluate`` are batched.
         pool: worker processes, or None to run everything here.
+        plain: give each update as a vector of its own, not as a row of its batch. Where updates are under way for a while, a
+            snapshot may fall between making and summing them, and a sum of rows differs from a sum of vectors in its last
+            bits.
     """
 
-    def __init__(self, learner: Learner, pool: Pool | None = None) -> None:
+    def __init__(self, learner: Learner, pool: Pool | None = None, plain: bool = False) -> None:
         self.learner = learner
         self.batched = learner if isinstance(learner, BatchLearner) else None
         self.pool = pool
+        self.plain = plain
         self.waiting: dict[tuple[str, int], list[Job]] = {}
         self._chunk: dict[int, int] = {}
 
@@ -137,7 +141,7 @@ class Batching:
             assert self.batched is not None and batch.params is not None
             outcomes = run_batch(self.batched, batch.name, batch.params, [job.arguments[1:] for job in batch.jobs])
         for job, outcome in zip(batch.jobs, outcomes, strict=True):
-            job.outcome = outcome
+            job.outcome = _vector(outcome) if self.plain and isinstance(outcome, Update) else outcome
         batch.done = True
 
 
@@ -158,6 +162,10 @@ def run_batch(learner: BatchLearner, name: str, params: Params, calls: list[tupl
             good = iter(_one_batch([outcome for outcome in outcomes if isinstance(outcome, Update)]))
             outcomes = [next(good) if isinstance(outcome, Update) else outcome for outcome in outcomes]
         return outcomes
+
+
+def _vector(update: Update) -> Update:
+    return Update(Tensor(update.delta.array), update.weight, update.scalars)
 
 
 def _interned(works: list[LocalWork]) -> list[LocalWork]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Any, final
 
 import msgspec
@@ -67,6 +68,7 @@ class Snapshot(Message, frozen=True):
     clock: float
     sequence: int
     starter: str
+    unread: list[tuple[str, int]]
     letters: list[bytes]
     states: dict[str, int]
     standing: list[Standing]
@@ -105,6 +107,7 @@ class _Letters:
         self._places: dict[int, int] = {}
         self._kept: list[Message] = []
         self._read: dict[int, Message] = {}
+        self._models: dict[bytes, Params] = {}
 
     def put(self, message: Message) -> int:
         place = self._places.get(id(message))
@@ -116,8 +119,16 @@ class _Letters:
 
     def get(self, place: int, kinds: Iterable[type[Message]]) -> Message:
         if place not in self._read:
-            self._read[place] = decode(self.frames[place], kinds)
+            self._read[place] = self._shared(decode(self.frames[place], kinds))
         return self._read[place]
+
+    def _shared(self, message: Message) -> Message:
+        """The message with equal models as one object again: by it the simulator knows which parties train together."""
+        models = {name: v for name, v in msgspec.structs.asdict(message).items() if isinstance(v, Params)}
+        if not models:
+            return message
+        same = {n: self._models.setdefault(blake2b(v.flat.tobytes()).digest(), v) for n, v in models.items()}
+        return msgspec.structs.replace(message, **same)
 
 
 def take(world: World, starter: str, digest: str) -> bytes:
@@ -143,6 +154,7 @@ def take(world: World, starter: str, digest: str) -> bytes:
         clock=world.clock,
         sequence=world.sequence,
         starter=starter,
+        unread=[(sender, letters.put(message)) for sender, message in world.actors[starter].inbox],
         letters=letters.frames,
         states={name: letters.put(state) for name, state in world.states.items()},
         standing=standing,
@@ -193,6 +205,8 @@ def restore(world: World, frame: bytes, digest: str) -> None:
     for event in snapshot.later:
         heapq.heappush(world.heap, _scheduled(world, event, letters))
     world.restored = snapshot.starter
+    kinds = world.roles[world.find(snapshot.starter)[0]].receives
+    world.unread = [(sender, letters.get(place, kinds)) for sender, place in snapshot.unread]
 
 
 def _standing(world: World, actor: Actor, letters: _Letters) -> Standing:

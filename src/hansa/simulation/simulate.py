@@ -150,21 +150,25 @@ class _Session:
         if expected and "expected_fits" in getattr(learner, "__dataclass_fields__", {}):
             learner = replace(learner, expected_fits=expected)  # type: ignore[type-var]
         roles = self.plan.protocol.roles(learner, self.plan.aggregation)
-        processes = self.settings.processes
-        threads = self.settings.threads
-        pool = ProcessPool(processes, learner, self.data, self.params, threads) if processes > 1 else None
+        settings = self.settings
+        threads = settings.threads
+        ideal = settings.faults == FaultPlan() and settings.devices == Devices()
+        network = None if ideal else Network(settings.faults, settings.devices, _key(self.plan).child("network"))
+        pool = None
+        if settings.processes > 1:
+            pool = ProcessPool(settings.processes, learner, self.data, self.params, threads)
         try:
-            world = self.world = self._build(roles, Batching(learner, pool))
-            first = self._restore(world) if resume else 0
-            self._begin(first)
             with limit_threads(threads):
+                world = self.world = self._build(roles, Batching(learner, pool, plain=not ideal), network)
+                first = self._restore(world) if resume else 0
+                self._begin(first)
                 status, cause, error = self._drive(world)
         finally:
             if pool is not None:
                 pool.close()
         return self._end(world, status, cause, error)
 
-    def _build(self, roles: Mapping[str, Role], batching: Batching) -> World:
+    def _build(self, roles: Mapping[str, Role], batching: Batching, network: Network | None) -> World:
         plan, settings, data = self.plan, self.settings, self.data
         names = data.names if not isinstance(data.names, list | tuple) else Named(data.names)
         rosters = {name: names if role.many else [name] for name, role in roles.items()}
@@ -178,14 +182,13 @@ class _Session:
         def shard(role: str, place: int) -> Shard:
             return data.shard(place) if roles[role].many else at_server
 
-        ideal = settings.faults == FaultPlan() and settings.devices == Devices()
         return World(
             roles=roles,
             rosters=rosters,
             shard=shard,
             key=_key(plan),
             batching=batching,
-            network=None if ideal else Network(settings.faults, settings.devices, _key(plan).child("network")),
+            network=network,
             log=self.log,
             observe=self._observe,
             on_save=self._saved,

@@ -160,6 +160,8 @@ class Actor(Party):
             self.history.clear()
         self.sent = 0
         self.since = self.world.clock
+        # A timer of an earlier wait is forgotten, so that what comes next does not depend on what came before.
+        self.timer = None
         self.world.saved(self, state)
         return _NOTHING
 
@@ -242,9 +244,11 @@ class World:
         self.unfinished = {name for role, r in roles.items() if r.starts for name in rosters[role]}
         self.several = len(self.unfinished) > 1
         self.stale = 0
-        # While a program is brought back: how many of its sends are still to be swallowed; the party to begin with afterwards.
+        # While a program is brought back: how many of its sends are still to be swallowed; the party to begin with afterwards,
+        # and what it had received but not read.
         self.muted = 0
         self.restored: str | None = None
+        self.unread: list[tuple[str, Message]] = []
         self._accepts = {name: frozenset(role.receives) for name, role in roles.items()}
         self._sized: tuple[Message | None, int] = (None, 0)
 
@@ -263,7 +267,9 @@ class World:
         else:
             starting = [self.restored] if self.restored in self.unfinished else []
         for name in starting:
-            self._start(self.create(name, *self.find(name)))
+            actor = self.create(name, *self.find(name))
+            actor.inbox.extend(self.unread)
+            self._start(actor)
         # Reference counts free a party as its program ends; the collector would only walk all that wait, again and again.
         thresholds = gc.get_threshold()
         gc.set_threshold(_GC_THRESHOLD)
