@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.aggregation import Contribution, mean
-from hansa.errors import HansaError
+from hansa.errors import Deadlock, HansaError
 from hansa.examples import Examples, Shard
 from hansa.learner import LocalWork, Metrics
 from hansa.learners.optimizers import SGD, learning_rate
 from hansa.message import Message
 from hansa.params import Params
 from hansa.party import Roster
-from hansa.protocol import Aggregation, Progress, Protocol
+from hansa.protocol import OBSERVER, Aggregation, Progress, Protocol
 from hansa.rng import Key
 from hansa.simulation.batching import Batching
+from hansa.simulation.checkpoint import restore, take
 from hansa.simulation.log import MessageLog
 from hansa.simulation.network import Devices, FaultPlan, Network
 from hansa.simulation.world import Failure, World
@@ -97,6 +98,37 @@ def regression(
     return data
 
 
+@dataclass(frozen=True)
+class Happening:
+    """Something that an outsider sees: a message sent or delivered, or a report to the observer."""
+
+    time: float
+    what: Literal["sent", "delivered", "reported"]
+    sender: str
+    to: str
+    message: Message
+
+
+@final
+class Witness:
+    """A message log that also tells what happened in which order."""
+
+    def __init__(self, log: MessageLog, outcome: Outcome) -> None:
+        self.log = log
+        self.outcome = outcome
+        # The world hands over what is delivered only where somebody's view is kept.
+        self.received: dict[str, list[tuple[str, Message]]] = {"witness": []}
+
+    def note(self, time: float, sender: str, to: str, message: Message, nbytes: int) -> None:
+        self.log.note(time, sender, to, message, nbytes)
+        what: Literal["sent", "reported"] = "reported" if to == OBSERVER else "sent"
+        self.outcome.timeline.append(Happening(time, what, sender, to, message))
+
+    def delivered(self, to: str, letter: tuple[str, Message]) -> None:
+        self.log.delivered(to, letter)
+        self.outcome.timeline.append(Happening(self.outcome.world.clock, "delivered", letter[0], to, letter[1]))
+
+
 @dataclass
 class Outcome:
     """How a world ended."""
@@ -107,6 +139,8 @@ class Outcome:
     failures: list[Failure]
     world: World
     log: MessageLog
+    timeline: list[Happening] = field(default_factory=list)
+    snapshots: list[bytes] = field(default_factory=list)
 
     @property
     def model(self) -> Vector:
@@ -141,6 +175,9 @@ def run(
     test: tuple[Vector, Vector] | None = None,
     record: Sequence[str] = ("server",),
     everyone: bool = False,
+    digest: bool = False,
+    snapshots: bool = False,
+    resume: bytes = b"",
 ) -> Outcome:
     """Run a protocol over one party for each entry of ``data``, whose test examples are its first quarter.
 
@@ -154,6 +191,9 @@ def run(
         test: the server's examples; the first party's if not given.
         record: whose views are kept.
         everyone: keep every party's view.
+        digest: hash the whole log.
+        snapshots: take a snapshot at each save of the first party that starts.
+        resume: go on from this snapshot.
     """
     learner = learner or LeastSquares()
     roles = protocol.roles(learner, aggregation or mean())
@@ -173,16 +213,24 @@ def run(
     key = Key.root(seed)
     network = Network(faults or FaultPlan(), devices or Devices(), key.child("network")) if faults or devices else None
     views = [name for roster in rosters.values() for name in roster] if everyone else record
-    outcome = Outcome({}, None, [], [], None, MessageLog(views, keep=200_000))  # type: ignore[arg-type]
+    log = MessageLog(views, keep=200_000, digest=digest)
+    outcome = Outcome({}, None, [], [], None, log)  # type: ignore[arg-type]
+    starter = next(name for role, r in roles.items() if r.starts for name in rosters[role])
 
     def observe(sender: str, message: Message) -> None:
         assert isinstance(message, Progress)
         outcome.progress.append((outcome.world.clock, sender, message))
 
+    def saved(name: str) -> None:
+        if snapshots and name == starter:
+            outcome.snapshots.append(take(outcome.world, starter, "plan"))
+
+    witness: Any = Witness(log, outcome)
     outcome.world = World(
-        roles, rosters, shard, key, Batching(learner), network, outcome.log, observe, lambda name: None,
-        outcome.failures.append,
-    )  # fmt: skip
+        roles, rosters, shard, key, Batching(learner), network, witness, observe, saved, outcome.failures.append
+    )
+    if resume:
+        restore(outcome.world, resume, "plan")
     try:
         outcome.results = outcome.world.run()
     except HansaError as error:
@@ -239,3 +287,37 @@ def numbers_of(message: Message) -> list[float]:
 
     walk(message)
     return found
+
+
+def assert_no_example_travels(outcome: Outcome, data: Data) -> None:
+    """No number of any party's examples is in any message, not even one."""
+    raw = {float(v) for x, y in data for v in (*x.ravel(), *y.ravel())}
+    assert len(raw) > 10
+    for seen in outcome.timeline:
+        leaked = raw.intersection(numbers_of(seen.message))
+        assert not leaked, (
+            f"{seen.sender} sent {type(seen.message).__name__} with {leaked} of its examples to {seen.to}"
+        )
+
+
+def assert_named_end(outcome: Outcome, *allowed: type[HansaError]) -> None:
+    """The run ended in a result or in one of the errors by name; never in a deadlock, never without an end."""
+    assert not isinstance(outcome.error, Deadlock), outcome.error
+    assert outcome.error is None or isinstance(outcome.error, allowed), repr(outcome.error)
+    assert not outcome.failures, outcome.failures[0].traceback
+
+
+def assert_resumes_identically(**arguments: Any) -> None:
+    """A run that is killed at any save and goes on from its snapshot ends with the same models, bit for bit."""
+    whole = run(**arguments, snapshots=True)
+    assert whole.error is None
+    assert len(whole.snapshots) >= 3
+    for snapshot in whole.snapshots[1:-1]:
+        again = run(**arguments, resume=snapshot)
+        assert again.error is None
+        assert again.results.keys() == whole.results.keys()
+        for name, params in whole.results.items():
+            np.testing.assert_array_equal(again.results[name].flat, params.flat)
+        known = {report.round: report for _, _, report in whole.progress}
+        for _, _, report in again.progress:
+            assert report == known[report.round]

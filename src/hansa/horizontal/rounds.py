@@ -336,7 +336,7 @@ def buffer_mask(params: Params) -> Array:
     """True where the flat model holds running statistics: shape (size,)."""
     layout = params.layout
     mask = np.zeros(params.size, bool)
-    for name, start, end in zip(layout.names, layout.offsets, layout.offsets[1:], strict=True):
+    for name, start, end in zip(layout.names, layout.offsets[:-1], layout.offsets[1:], strict=True):
         mask[start:end] = name in layout.buffers
     return mask
 
