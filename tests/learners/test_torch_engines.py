@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from hansa.errors import ConfigError  # noqa: E402
-from hansa.examples import Examples  # noqa: E402
-from hansa.learner import LocalWork  # noqa: E402
-from hansa.learners.optimizers import SGD, Adam, AdamW, Optimizer  # noqa: E402
-from hansa.learners.schedules import Cosine, Exponential, StepDecay  # noqa: E402
-from hansa.learners.torch import Torch  # noqa: E402
-from hansa.learners.torch.engines import EngineName  # noqa: E402
-from hansa.params import Params  # noqa: E402
-from hansa.rng import Key  # noqa: E402
-from hansa.tensor import Array, Dense  # noqa: E402
-from hansa.update import Update  # noqa: E402
+from hansa.errors import ConfigError
+from hansa.examples import Examples
+from hansa.learner import LocalWork
+from hansa.learners.optimizers import SGD, Adam, AdamW, Optimizer
+from hansa.learners.schedules import Cosine, Exponential, StepDecay
+from hansa.learners.torch import Torch
+from hansa.learners.torch.engines import EngineName
+from hansa.params import Params
+from hansa.rng import Key
+from hansa.tensor import Array, Dense
+from hansa.update import Update
 
 FEATURES, CLASSES = 12, 4
 SIZES = (1, 7, 10, 18, 18, 23, 5)
@@ -41,7 +41,8 @@ class Traced(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.first(x.view(x.size(0), -1)))
-        return self.last(torch.tanh(self.second(x)))
+        logits: torch.Tensor = self.last(torch.tanh(self.second(x)))
+        return logits
 
 
 class Conv(nn.Module):
@@ -55,7 +56,8 @@ class Conv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm(self.conv(x.reshape(-1, 1, 3, 4))))
-        return self.out(x.flatten(1))
+        logits: torch.Tensor = self.out(x.flatten(1))
+        return logits
 
 
 def logistic() -> nn.Module:
@@ -70,7 +72,7 @@ def deep() -> nn.Module:
 
 def cohort(seed: int = 0, sizes: Sequence[int] = SIZES, dtype: type = np.float32) -> list[Examples]:
     draw = np.random.default_rng(seed)
-    x = draw.normal(size=(sum(sizes), FEATURES)).astype(dtype)
+    x: Array = draw.normal(size=(sum(sizes), FEATURES)).astype(dtype)
     y = draw.integers(0, CLASSES, sum(sizes))
     order = draw.permutation(sum(sizes))
     ends = np.cumsum(sizes)

@@ -124,6 +124,7 @@ class Resident:
 
         leaves = [(name, part) for name, part in self.module.named_modules() if not [*part.children()]]
         hooks = [part.register_forward_pre_hook(watch(name)) for name, part in leaves]
+        was_training = self.module.training
         self.training(False)
         x = self.features(np.zeros((2, *x_shape), np.float32))
         try:
@@ -139,6 +140,7 @@ class Resident:
                 f"model {_name(self.module)} does not take examples of shape (n{_tail((2, *x_shape))}){place} ({cause})"
             ) from error
         finally:
+            self.training(was_training)
             for hook in hooks:
                 hook.remove()
         if not isinstance(output, torch.Tensor):

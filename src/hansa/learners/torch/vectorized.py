@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,8 +60,10 @@ def fit_vectorized(
     size, parties = resident.trained_size, data.parties
     resident.load(start)
     resident.training(True)
-    origin = _split(resident, start[:size].expand(parties, size).contiguous())
-    weights, velocity = origin, [torch.zeros_like(part) for part in origin] if terms.momentum else []
+    flat = start[:size].expand(parties, size)
+    weights = _split(resident, flat)
+    origin = _split(resident, flat) if terms.proximal else []
+    velocity = [torch.zeros_like(part) for part in weights] if terms.momentum else []
     proximal = start.new_tensor([work.proximal for work in works])
     linear: Tensors = []
     if terms.linear:
@@ -75,10 +78,16 @@ def fit_vectorized(
             weights, velocity, origin, x, y, data.share[:, index], rates[:, index].clone(), proximal, linear
         )
         found += losses.double() * data.real[:, index].sum(1)
-    deltas = torch.zeros((parties, resident.layout.size), dtype=resident.dtype)
-    moved = torch.cat([(new - old).reshape(parties, -1) for new, old in zip(weights, origin, strict=True)], 1)
-    deltas[:, :size] = moved
-    return Dense(deltas.numpy()), (found.cpu().numpy() / np.maximum(data.seen, 1)).tolist()
+    matrix = np.empty((parties, resident.layout.size), resident.layout.dtype)
+    deltas = torch.from_numpy(matrix)
+    deltas[:, size:] = 0.0
+    for part, old, place in zip(weights, resident.trained, resident.layout.offsets, strict=False):
+        target = deltas[:, place : place + old.numel()].view(part.shape)
+        if resident.device.type == "cpu":
+            torch.sub(part, old.detach(), out=target)
+        else:
+            target.copy_(part - old.detach())
+    return Dense(matrix), (found.cpu().numpy() / np.maximum(data.seen, 1)).tolist()
 
 
 def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
@@ -131,18 +140,41 @@ def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
 
 
 def compiled_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
-    """:func:`make_step`, compiled for fixed shapes; the first call compiles."""
-    compiled: Any = torch.compile(make_step(resident, loss, terms), dynamic=False)
+    """:func:`make_step`, compiled anew for each signature of its tensors; the first call of one compiles.
+
+    The compiler's own guards look at the whole module in every call. They are left out: a signature has a function of its own,
+    and what else the step depends on (the module's structure, the terms) never changes for one resident.
+    """
+    made: dict[Any, Any] = {}
 
     def step(*arguments: Any) -> tuple[Tensors, Tensors, torch.Tensor]:
+        parts = [part for a in arguments for part in (a if isinstance(a, list) else (a,))]
+        signature = (torch.is_grad_enabled(), *((part.shape, part.stride(), part.dtype) for part in parts))
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # the compiler's notes about its own choices; nothing that a caller can act on
-            result: tuple[Tensors, Tensors, torch.Tensor] = compiled(*arguments)
+            if signature not in made:
+                made[signature] = torch.compile(
+                    _own_code(make_step(resident, loss, terms)),
+                    dynamic=False,
+                    options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+                )
+            result: tuple[Tensors, Tensors, torch.Tensor] = made[signature](*arguments)
         return result
 
     return step
+
+
+def _own_code(function: Any) -> Any:
+    """``function`` with a code object that no other has: the compiler keeps what it made by code object."""
+    return types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
 
 
 def why_not_vmap(resident: Resident, loss: Loss, x_shape: tuple[int, ...]) -> str:
@@ -177,10 +209,10 @@ def has_compiler() -> bool:
 
 
 def _split(resident: Resident, rows: torch.Tensor) -> Tensors:
-    """Rows of flat parameters as one stacked tensor a parameter."""
+    """A copy of rows of flat parameters as one stacked tensor a parameter."""
     shapes = [part.shape for part in resident.trained]
     parts = torch.split(rows, [part.numel() for part in resident.trained], dim=1)
-    return [part.reshape(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.contiguous().view(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _over(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
