@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import hansa.data as d
-from hansa.data.federated import Numbered
 from hansa.errors import DataError
 from hansa.examples import Examples, Shard
+from hansa.party import Roster
 
 DIGITS = d.arrays(np.arange(200.0).reshape(100, 2), np.arange(100) % 4)
 
@@ -30,7 +30,7 @@ def test_a_shard_reads_the_shared_arrays_and_is_named() -> None:
 
 
 def test_numbered_names_are_a_sequence() -> None:
-    names = Numbered("client-", 12)
+    names = Roster("client", 12)
     listed = [f"client-{i}" for i in range(12)]
     assert list(names) == listed and len(names) == 12
     assert names[-1] == "client-11" and list(names[2:4]) == listed[2:4]
@@ -38,7 +38,7 @@ def test_numbered_names_are_a_sequence() -> None:
     assert names.count("client-3") == 1
     for wrong in ("client-12", "client-01", "client-", "client--1", "client-1 ", "klient-1", "client-²", 3):
         assert wrong not in names
-    with pytest.raises(ValueError, match="no party"):
+    with pytest.raises(ValueError, match="not in this roster"):
         names.index("client-12")
     with pytest.raises(IndexError):
         names[12]

@@ -7,9 +7,9 @@ their row numbers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final, overload
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,59 +22,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 TRAIN, TEST = 0, 1
-
-
-@final
-class Numbered(Sequence[str]):
-    """The names ``prefix0 .. prefix(total - 1)``, made when asked for.
-
-    >>> names = Numbered("client-", 1_000_000)
-    >>> names[7], names.index("client-999999"), "client-1000000" in names
-    ('client-7', 999999, False)
-    """
-
-    __slots__ = ("prefix", "total")
-
-    def __init__(self, prefix: str, total: int) -> None:
-        self.prefix = prefix
-        self.total = total
-
-    def __len__(self) -> int:
-        return self.total
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [f"{self.prefix}{i}" for i in range(*index.indices(self.total))]
-        place = int(index)
-        if not -self.total <= place < self.total:
-            raise IndexError(f"there are {self.total} parties, and no number {place}")
-        return f"{self.prefix}{place % self.total}"
-
-    def __iter__(self) -> Iterator[str]:
-        return (f"{self.prefix}{i}" for i in range(self.total))
-
-    def __contains__(self, name: object) -> bool:
-        return self._number(name) is not None
-
-    def index(self, name: Any, start: int = 0, stop: int | None = None) -> int:
-        """The number of ``name``, without a search."""
-        number = self._number(name)
-        if number is None or number not in range(*slice(start, stop).indices(self.total)):
-            raise ValueError(f"no party is called {name!r}")
-        return number
-
-    def _number(self, name: object) -> int | None:
-        digits = name[len(self.prefix) :] if isinstance(name, str) and name.startswith(self.prefix) else ""
-        if not (digits.isascii() and digits.isdigit()) or (digits[0] == "0" and digits != "0") or len(digits) > 18:
-            return None
-        return int(digits) if int(digits) < self.total else None
-
-    def __repr__(self) -> str:
-        return f"Numbered({self.prefix!r}, {self.total})"
 
 
 class FederatedData(ABC):

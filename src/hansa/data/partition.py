@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.federated import FederatedData, Numbered, Packed, test_places
+from hansa.data.federated import FederatedData, Packed, test_places
 from hansa.errors import DataError
 from hansa.examples import Examples
+from hansa.party import Roster
 from hansa.rng import Key
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def divide(dataset: Dataset, how: Partitioner, *, parties: int | None, seed: int
         rows.astype(smallest, copy=False),
         assigned.offsets,
         train.astype(np.int32),
-        names=Numbered("client-", len(sizes)) if assigned.names is None else assigned.names,
+        names=Roster("client", len(sizes)) if assigned.names is None else assigned.names,
         classes=dataset.classes,
         features=dataset.features,
         central=own,

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.dataset import Dataset, arrays
-from hansa.data.federated import TEST, TRAIN, FederatedData, Numbered, Packed
+from hansa.data.federated import TEST, TRAIN, FederatedData, Packed
 from hansa.data.partition import Assignment, check_share, held_out, shuffled, standardized
 from hansa.errors import DataError
 from hansa.examples import Examples, Shard
+from hansa.party import Roster
 from hansa.rng import Key
 
 Array = npt.NDArray[Any]
@@ -177,7 +178,7 @@ def from_function(
     if isinstance(parties, int):
         if isinstance(parties, bool) or parties < 1:
             raise DataError(f"parties must be a whole number of at least 1, not {parties!r}")
-        names: Sequence[str] = Numbered("client-", parties)
+        names: Sequence[str] = Roster("client", parties)
     else:
         names = tuple(parties)
         if not names or len(set(names)) < len(names):
