@@ -34,6 +34,7 @@ BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = {
         "scaffold": "hansa.horizontal.scaffold:Scaffold",
         "fednova": "hansa.horizontal.fednova:FedNova",
         "fedbuff": "hansa.horizontal.fedbuff:FedBuff",
+        "cyclic": "hansa.horizontal.cyclic:Cyclic",
         "dpsgd": "hansa.decentralized.dpsgd:DPSGD",
     },
     "learners": {

@@ -1,5 +1,6 @@
 """Horizontal federated learning: parties with the same features and different examples train one model through a server."""
 
+from hansa.horizontal.cyclic import Cyclic as Cyclic
 from hansa.horizontal.evaluation import EvaluateTask as EvaluateTask
 from hansa.horizontal.evaluation import Evaluation as Evaluation
 from hansa.horizontal.evaluation import Scores as Scores
@@ -30,6 +31,7 @@ from hansa.horizontal.stopping import Stop as Stop
 __all__ = [
     "Algorithm",
     "Best",
+    "Cyclic",
     "EvaluateTask",
     "Evaluation",
     "FedAdagrad",
