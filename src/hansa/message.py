@@ -16,7 +16,9 @@ A frame is::
     ...           the tensors' bytes in order of appearance, little-endian, C order, each padded to a multiple of 16
 
 A tensor's extension holds: dtype code (1 byte), number of dimensions (1 byte), each dimension (8 bytes), and its offset in the
-tensor section (8 bytes). There is one frame for each message value, so a frame can be compared, hashed and signed.
+tensor section (8 bytes). The body is minimal MessagePack, fields in the order of the class and other maps by key, so there is
+one frame for each message value and a frame can be compared, hashed and signed. One freedom is left: a whole number in a
+field of floats travels as the integer or the float that the sender put there.
 
 *Guarantees of decoding*: the receiver names the classes it accepts, and a tag selects one of those or nothing; sizes are bounded
 before anything is allocated; tensors are read-only views into the frame; anything else raises a :class:`MessageError`.
@@ -47,6 +49,7 @@ _HEADER = struct.Struct("<4sBBHIQ")
 _MAGIC, _VERSION, _TENSOR = b"HNSA", 1, 1
 _ALIGN = 16
 _MAX_DIMENSIONS = 8
+_MOST_ELEMENTS: Final = 1 << 48
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<f2"),
     4: np.dtype("i1"), 5: np.dtype("<i2"), 6: np.dtype("<i4"), 7: np.dtype("<i8"),
@@ -59,7 +62,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The parent of all message classes.
 
     A class sets ``tag`` (``"name/version"``, unique in Hansa) and ``discloses``, and declares fields of: bool, int, float,
-    str, bytes, :class:`~hansa.tensor.Tensor`, :class:`~hansa.params.Params`, optional ones, other structs, and lists, tuples or string-keyed dicts of them.
+    str, bytes, :class:`~hansa.tensor.Tensor`, :class:`~hansa.params.Params`, optional ones, other structs, and lists, tuples
+    or string-keyed dicts of them. NumPy's scalars travel as the numbers that they are.
     """
 
     tag: ClassVar[str] = ""
@@ -71,7 +75,10 @@ Frame: TypeAlias = bytes | bytearray | memoryview
 
 
 def encode(message: Message) -> bytes:
-    """The frame of ``message``; the same bytes for equal messages.
+    """The frame of ``message``; the same bytes for the same content.
+
+    Raises:
+        MalformedMessage: the class has no tag, or the message holds something that cannot travel.
 
     >>> class Ping(Message, frozen=True):
     ...     tag = "doc.ping/1"
@@ -80,9 +87,7 @@ def encode(message: Message) -> bytes:
     >>> decode(encode(Ping(3)), Ping)
     Ping(count=3)
     """
-    tag = type(message).tag.encode("ascii")
-    if not 0 < len(tag) < 256:
-        raise MalformedMessage(f"{type(message).__name__} has no tag; set tag = 'name/1' on the class")
+    tag = _tag_of(type(message))
     tensors: list[Tensor] = []
     end = 0
 
@@ -91,12 +96,17 @@ def encode(message: Message) -> bytes:
         if isinstance(value, Params):
             return _wire_params(value)
         if not isinstance(value, Tensor):
-            raise MalformedMessage(f"{type(message).__name__} holds a {type(value).__name__}, which cannot travel")
+            return _number(value)
         start, end = end, end + _padded(value.nbytes)
         tensors.append(value)
         return _extension(value, start)
 
-    body = msgspec.msgpack.Encoder(enc_hook=hook, order="deterministic").encode(message)
+    try:
+        body = msgspec.msgpack.Encoder(enc_hook=hook, order="deterministic").encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MalformedMessage(f"{type(message).__name__} cannot travel: {error}") from None
+    if len(body) > MAX_BODY:
+        raise OversizedMessage(f"{type(message).__name__}: a body of {len(body)} bytes; at most {MAX_BODY} can travel")
     head = _HEADER.pack(_MAGIC, _VERSION, len(tag), 0, len(body), end) + tag + body
     frame = bytearray(_padded(len(head)) + end)
     frame[: len(head)] = head
@@ -151,16 +161,65 @@ def decode(frame: Frame, kinds: type[Message] | Iterable[type[Message]], max_byt
     tag = bytes(view[_HEADER.size : body_start])
     accepted = (kinds,) if isinstance(kinds, type) else kinds
     kind = {k.tag.encode(): k for k in accepted}.get(tag)
-    if kind is None:
+    if kind is None or not tag:
         raise UnknownMessage(f"a message tagged {tag.decode('ascii', 'replace')[:80]!r} is not accepted here")
     reader = _TensorReader(view[tensor_start:])
+    body = view[body_start:body_end]
     try:
-        decoder = msgspec.msgpack.Decoder(kind, ext_hook=reader.read, dec_hook=_custom)
-        message = decoder.decode(view[body_start:body_end])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, TypeError) as error:
+        message = msgspec.msgpack.Decoder(kind, ext_hook=reader.read, dec_hook=_custom).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, TypeError, ValueError) as error:
         raise MalformedMessage(f"{kind.tag}: {error}") from None
     reader.finish()
+    _only_form(body, message)
     return message
+
+
+def _only_form(body: memoryview, message: Message) -> None:
+    """Refuse a body that says ``message`` in other bytes than :func:`encode` does: keys twice or in disorder, long forms."""
+    place = 0
+
+    def hook(value: Any) -> Any:
+        nonlocal place
+        if isinstance(value, Params):
+            return _wire_params(value)
+        start, place = place, place + _padded(value.nbytes)
+        return _extension(value, start)
+
+    again = msgspec.msgpack.Encoder(enc_hook=hook, order="deterministic").encode(message)
+    if again == body:
+        return
+    loose: Any = msgspec.msgpack.decode(body)
+    if msgspec.msgpack.encode(loose) != body or not _alike(loose, msgspec.msgpack.decode(again)):
+        raise MalformedMessage(f"{type(message).tag}: a body that is not in the form that a sender gives it")
+
+
+def _alike(sent: Any, expected: Any) -> bool:
+    """Whether two decoded bodies differ only in whole numbers, sent as integers, that are floats."""
+    if isinstance(sent, dict) and isinstance(expected, dict):
+        return list(sent) == list(expected) and all(map(_alike, sent.values(), expected.values()))
+    if isinstance(sent, list) and isinstance(expected, list):
+        return len(sent) == len(expected) and all(map(_alike, sent, expected))
+    if type(sent) is int and type(expected) is float:
+        return sent == expected
+    return type(sent) is type(expected) and (sent == expected or (type(sent) is float and math.isnan(sent)))
+
+
+@lru_cache(maxsize=1024)
+def _tag_of(kind: type[Message]) -> bytes:
+    if not (kind.tag.isascii() and 0 < len(kind.tag) < 256):
+        raise MalformedMessage(
+            f"{kind.__name__} has no tag of 1 to 255 ASCII characters; set tag = 'name/1' on the class"
+        )
+    return kind.tag.encode("ascii")
+
+
+def _number(value: Any) -> bool | int | float:
+    """A NumPy scalar as the number that it is."""
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        number: Any = value.item()
+        if isinstance(number, bool | int | float):
+            return number
+    raise MalformedMessage(f"a {type(value).__name__} cannot travel")
 
 
 class _TensorReader:
@@ -180,14 +239,16 @@ class _TensorReader:
         *shape, start = struct.unpack_from(f"<{raw[1]}QQ", raw, 2)
         count = math.prod(shape)
         nbytes = count * dtype.itemsize
+        if math.prod(max(side, 1) for side in shape) >= _MOST_ELEMENTS:
+            raise MalformedMessage("a tensor with an impossible dimension")
         if start != self.place or start + nbytes > len(self.section):
             raise MalformedMessage("a tensor that is not where the frame's order puts it")
-        if max(shape, default=0) >= 1 << 48:
-            raise MalformedMessage("a tensor with an impossible dimension")
         self.place = start + _padded(nbytes)
         if any(self.section[start + nbytes : self.place]):
             raise MalformedMessage("a tensor whose padding is not zero")
         array = np.frombuffer(self.section, dtype, count, start) if count else np.zeros(0, dtype)
+        if dtype.kind == "b" and count and array.view(np.uint8).max() > 1:
+            raise MalformedMessage("a tensor of booleans with another byte than 0 or 1")
         return Tensor(array.reshape(shape))
 
     def finish(self) -> None:
@@ -253,6 +314,8 @@ class _Sizer(threading.local):
     def _hook(self, value: Any) -> Any:
         if isinstance(value, Params):
             return _wire_params(value)
+        if not isinstance(value, Tensor):
+            return _number(value)
         self.tensor_bytes += -(-value.nbytes // _ALIGN) * _ALIGN
         # As long as the real one: its length depends on the number of dimensions alone.
         return _BLANK[len(value.shape)]

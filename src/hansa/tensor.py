@@ -135,10 +135,12 @@ class Tensor:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tensor):
             return NotImplemented
-        return self.dtype == other.dtype and np.array_equal(self.array, other.array)
+        # The byte order is the machine's affair, not the value's: a message that has travelled equals the one that was sent.
+        same = self.dtype.newbyteorder("=") == other.dtype.newbyteorder("=")
+        return same and np.array_equal(self.array, other.array)
 
     def __hash__(self) -> int:
-        return hash((self.dtype.str, self.shape))
+        return hash((self.dtype.newbyteorder("=").str, self.shape))
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}, shape={self.shape})"
