@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ from hansa.learners.torch.course import Course
 from hansa.learners.torch.engines import SMALL, EngineName, Facts
 from hansa.learners.torch.low_rank import fit_low_rank
 from hansa.learners.torch.padded import Padded
-from hansa.learners.torch.resident import Recent, Resident
+from hansa.learners.torch.resident import Recent, Resident, tensor_of
 from hansa.learners.torch.sequential import fit_sequential
 from hansa.learners.torch.vectorized import (
     Terms,
@@ -30,7 +31,7 @@ from hansa.learners.torch.vectorized import (
 )
 from hansa.params import Params
 from hansa.rng import Key
-from hansa.tensor import Rows, Tensor
+from hansa.tensor import Dense, Rows, Tensor
 from hansa.update import Update
 
 if TYPE_CHECKING:
@@ -108,19 +109,25 @@ class Batch:
         if engine == "sequential":
             self._put(members, *self._sequential(members), results)
             return
-        start = torch.from_numpy(self.params.flat.copy()).to(self.resident.device)
+        start = tensor_of(self.params.flat).to(self.resident.device)
         x_shape = self.datas[members[0]].base[0].shape[1:]
         seen = study(self.learner, self.resident, x_shape)
-        for group in self._groups(engine, members, seen.facts):
-            if engine == "low_rank":
-                assert seen.chain is not None
-                assert isinstance(self.learner.optimizer, SGD)
+        groups = self._groups(engine, members, seen.facts)
+        if engine == "low_rank":
+            sgd, chain = self.learner.optimizer, seen.chain
+            assert isinstance(sgd, SGD)
+            assert chain is not None
+            for group in groups:
                 works = [self.works[place] for place in group]
-                data = self._padded(group, max(self._path(place).batch for place in group))
-                loss = self.learner.resolved_loss
-                self._put(group, *fit_low_rank(seen.chain, loss, self.learner.optimizer, start, works, data), results)
-            else:
-                self._put(group, *self._stacked(engine, group, start, x_shape), results)
+                data = self._padded(group)
+                self._put(group, *fit_low_rank(chain, self.learner.resolved_loss, sgd, start, works, data), results)
+            return
+        matrix = np.empty((len(members), len(start)), self.params.flat.dtype)  # one, so that it may have huge pages
+        losses: list[float] = []
+        for group in groups:
+            deltas = torch.from_numpy(matrix[len(losses) : len(losses) + len(group)])
+            losses += self._stacked(engine, group, start, x_shape, deltas)
+        self._put([place for group in groups for place in group], Dense(matrix), losses, results)
 
     def _sequential(self, members: list[int]) -> tuple[Rows, list[float]]:
         return fit_sequential(
@@ -134,23 +141,23 @@ class Batch:
         )
 
     def _stacked(
-        self, engine: EngineName, group: list[int], start: torch.Tensor, x_shape: tuple[int, ...]
-    ) -> tuple[Rows, list[float]]:
+        self, engine: EngineName, group: list[int], start: torch.Tensor, x_shape: tuple[int, ...], deltas: torch.Tensor
+    ) -> list[float]:
         learner = self.learner
         assert isinstance(learner.optimizer, SGD)
         works = [self.works[place] for place in group]
         terms = Terms.of(learner.optimizer, works, learner.clip_gradient)
         if engine == "vectorized":
             step = make_step(self.resident, learner.resolved_loss, terms)
-            data = self._padded(group, max(self._path(place).batch for place in group))
-            return fit_vectorized(self.resident, step, terms, start, works, data)
+            data = self._padded(group)
+            return fit_vectorized(self.resident, step, terms, start, works, data, deltas)
         filled = group + [group[-1]] * (_COMPILED_TOGETHER - len(group))
         works = [self.works[place] for place in filled]
         data = self._padded(filled, learner.batch_size)
         key = (learner, x_shape, terms)
         step = _STEPS.get(key, lambda: compiled_step(self.resident, learner.resolved_loss, terms))
         try:
-            return fit_vectorized(self.resident, step, terms, start, works, data)
+            return fit_vectorized(self.resident, step, terms, start, works, data, deltas)
         except RuntimeError as error:
             cause = str(error).strip().partition("\n")[0]
             raise ConfigError(
@@ -174,16 +181,18 @@ class Batch:
         size = max(1, min(size, _TOGETHER))
         return [members[first : first + size] for first in range(0, len(members), size)]
 
-    def _padded(self, group: Sequence[int], width: int) -> Padded:
+    def _padded(self, group: Sequence[int], width: int | None = None) -> Padded:
+        paths = [self.paths[place] for place in group]
+        distinct = [path for path in {id(path): path for path in paths}.values() if path is not None]
         return Padded(
             self.resident,
             self.learner.resolved_loss,
             self.learner.optimizer,
             [self.datas[place] for place in group],
             [self.works[place] for place in group],
-            [self._path(place) for place in group],
+            cast(list[Course], paths),
             [self.rngs[place] for place in group],
-            width,
+            width or max(path.batch for path in distinct),
         )
 
     def _path(self, place: int) -> Course:
@@ -192,7 +201,12 @@ class Batch:
         return path
 
     def _put(self, group: list[int], rows: Rows, losses: list[float], results: list[Update | None]) -> None:
+        known: dict[int, tuple[float, float]] = {}
+        paths = self.paths
         for index, place in enumerate(group):
-            path = self._path(place)
-            scalars = {"loss": losses[index], "steps": float(path.steps)}
-            results[place] = Update(Tensor(None, rows, index), float(path.examples), scalars)
+            path = paths[place]
+            numbers = known.get(id(path))
+            if numbers is None:
+                numbers = known[id(path)] = (float(self._path(place).examples), float(self._path(place).steps))
+            scalars = {"loss": losses[index], "steps": numbers[1]}
+            results[place] = Update(Tensor(None, rows, index), numbers[0], scalars)

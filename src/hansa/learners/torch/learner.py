@@ -156,6 +156,27 @@ class Torch:
         example = datas[next(place for place, count in enumerate(counts) if count)]
         resident = self._resident(example)
         self._check(params, resident)
+        paths, groups = self._sorted(resident, example, counts, works)
+        batch = Batch(self, resident, params, datas, works, paths, rngs)
+        results: list[Update | None] = [None] * len(datas)
+        for name, members in sorted(groups.items()):
+            batch.train(name, members, results)
+        return [_nothing(params) if update is None else update for update in results]
+
+    def _sorted(
+        self, resident: Resident, example: Examples, counts: Sequence[int], works: Sequence[LocalWork]
+    ) -> tuple[list[Course | None], dict[EngineName, list[int]]]:
+        """Each party's course, and the parties of each engine; equal parties share one course object."""
+
+        def decide(count: int, work: LocalWork) -> tuple[Course, EngineName]:
+            path = course(
+                count, work, batch_size=self.batch_size, epochs=self.epochs, steps=self.steps, drop_last=self.drop_last
+            )
+            return path, self._engine(resident, example, work, path)
+
+        if counts.count(counts[0]) == len(counts) and all(work is works[0] for work in works):
+            path, engine = decide(counts[0], works[0])
+            return [path] * len(counts), {engine: [*range(len(counts))]}
         known: dict[tuple[int, int], tuple[Course, EngineName]] = {}
         groups: dict[EngineName, list[int]] = {}
         paths: list[Course | None] = []
@@ -165,23 +186,11 @@ class Torch:
                 continue
             key = (count, id(work))
             if key not in known:
-                path = course(
-                    count,
-                    work,
-                    batch_size=self.batch_size,
-                    epochs=self.epochs,
-                    steps=self.steps,
-                    drop_last=self.drop_last,
-                )
-                known[key] = (path, self._engine(resident, example, work, path))
+                known[key] = decide(count, work)
             path, engine = known[key]
             paths.append(path)
             groups.setdefault(engine, []).append(place)
-        batch = Batch(self, resident, params, datas, works, paths, rngs)
-        results: list[Update | None] = [None] * len(datas)
-        for name, members in sorted(groups.items()):
-            batch.train(name, members, results)
-        return [_nothing(params) if update is None else update for update in results]
+        return paths, groups
 
     def evaluate(self, params: Params, data: Examples) -> Metrics:
         """Means over ``data``: ``loss`` and the metrics."""

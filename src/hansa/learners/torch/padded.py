@@ -48,7 +48,7 @@ class Padded:
         self.steps = table.shape[1]
         real = table >= 0
         self._resident, self._loss = resident, loss
-        self._x, self._y, self._rows = _gathered(datas, table, real)
+        self._x, self._y, self._rows = _gathered(datas, table)
         self._real = torch.from_numpy(real)
         sizes = real.sum(2)
         self.seen = sizes.sum(1)
@@ -85,15 +85,13 @@ def _rate_table(
     return table
 
 
-def _gathered(
-    datas: Sequence[Examples], table: npt.NDArray[np.int64], real: npt.NDArray[np.bool_]
-) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+def _gathered(datas: Sequence[Examples], table: npt.NDArray[np.int64]) -> tuple[Array, Array, npt.NDArray[np.int64]]:
     """Arrays, and where in them each place of ``table`` is; parties that share their arrays are not copied together."""
     x, y = datas[0].base
-    shared = all(data.rows is not None and data.base[0] is x and data.base[1] is y for data in datas)
-    counts = [len(data) for data in datas]
-    starts = np.cumsum([0, *counts[:-1]])
-    places = np.where(real, table, 0) + starts[:, None, None]
-    if shared:
-        return x, y, np.concatenate([data.rows for data in datas if data.rows is not None])[places]
+    selected = [data.rows for data in datas if data.rows is not None]
+    counts = [len(rows) for rows in selected] if len(selected) == len(datas) else [len(data) for data in datas]
+    places = np.maximum(table, 0)
+    places += np.cumsum([0, *counts[:-1]])[:, None, None]
+    if len(selected) == len(datas) and all(a is x and b is y for a, b in [data.base for data in datas]):
+        return x, y, np.concatenate(selected)[places]
     return np.concatenate([data.x for data in datas]), np.concatenate([data.y for data in datas]), places

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hansa.examples import Examples
 from hansa.learner import LocalWork
 from hansa.learners.optimizers import SGD, AdamW, Optimizer
-from hansa.learners.torch.course import Course, batches, rates
+from hansa.learners.torch.course import Course, padded_batches, rates
 from hansa.learners.torch.losses import Loss
 from hansa.learners.torch.resident import Resident, seed_torch, tensor_of
 from hansa.rng import Key
@@ -43,11 +44,12 @@ def fit_sequential(
     losses = []
     devices = [resident.device] if resident.device.type == "cuda" else []
     resident.training(True)
+    orders = padded_batches(paths, rngs, max(path.batch for path in paths))
     with torch.random.fork_rng(devices=devices):
-        for row, data, work, path, rng in zip(deltas, datas, works, paths, rngs, strict=True):
+        for row, data, work, path, rng, order in zip(deltas, datas, works, paths, rngs, orders, strict=True):
             resident.load(origin)
             seed_torch(rng.child("torch"), resident.device)
-            losses.append(_train(learner, resident, origin, data, work, path, rng))
+            losses.append(_train(learner, resident, origin, data, work, path, order[order >= 0]))
             if learner.buffers == "local":
                 resident.flat[resident.state_start :] = origin[resident.state_start :]
             if resident.device.type == "cpu":
@@ -58,15 +60,19 @@ def fit_sequential(
 
 
 def _train(
-    learner: Torch, resident: Resident, origin: torch.Tensor, data: Examples, work: LocalWork, path: Course, rng: Key
+    learner: Torch,
+    resident: Resident,
+    origin: torch.Tensor,
+    data: Examples,
+    work: LocalWork,
+    path: Course,
+    order: npt.NDArray[np.int64],
 ) -> float:
     loss = learner.resolved_loss
     x_all = resident.features(data.x)
     y_all = resident.targets(loss, tuple(x_all.shape[1:]), data.y)
     step = _stepper(learner, resident, origin, work)
-    places = tensor_of(np.concatenate(batches(path, rng))).to(resident.device) if path.steps else None
-    if places is None:
-        return 0.0
+    places = torch.from_numpy(order).to(resident.device)
     sizes = path.sizes()
     found = []
     for rate, x, y in zip(
@@ -78,8 +84,9 @@ def _train(
         value, gradients = _gradients(learner, resident, loss, x, y)
         step(gradients, rate)
         found.append(value)
-    weights = torch.tensor(sizes, dtype=torch.float64)
-    return float(torch.stack(found).double().cpu() @ weights / weights.sum())
+    values = torch.stack(found).tolist() if resident.device.type == "cuda" else [value.item() for value in found]
+    total: float = sum(value * size for value, size in zip(values, sizes, strict=True))
+    return total / max(1, path.seen)
 
 
 def _gradients(

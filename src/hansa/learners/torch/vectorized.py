@@ -23,7 +23,6 @@ from hansa.learners.optimizers import SGD
 from hansa.learners.torch.losses import Loss
 from hansa.learners.torch.padded import Padded
 from hansa.learners.torch.resident import Resident, tensor_of
-from hansa.tensor import Dense
 
 Tensors: TypeAlias = list[torch.Tensor]
 Step: TypeAlias = Callable[..., tuple[Tensors, Tensors, torch.Tensor]]
@@ -54,9 +53,24 @@ class Terms:
 
 
 def fit_vectorized(
-    resident: Resident, step: Step, terms: Terms, start: torch.Tensor, works: Sequence[LocalWork], data: Padded
-) -> tuple[Dense, list[float]]:
-    """Train each party from ``start`` with ``step``: their deltas as rows, and their mean training losses."""
+    resident: Resident,
+    step: Step,
+    terms: Terms,
+    start: torch.Tensor,
+    works: Sequence[LocalWork],
+    data: Padded,
+    deltas: torch.Tensor,
+) -> list[float]:
+    """Train each party from ``start`` with ``step``: their mean training losses.
+
+    Args:
+        resident: the model.
+        step: a step of these parties, from :func:`make_step` or :func:`compiled_step`.
+        terms: what the step was made for.
+        start: the received model, shape (size,).
+        works, data: one of each a party, and their batches.
+        deltas: where the changes of the first ``len(deltas)`` parties are written; others only fill a fixed shape.
+    """
     size, parties = resident.trained_size, data.parties
     resident.load(start)
     resident.training(True)
@@ -78,16 +92,16 @@ def fit_vectorized(
             weights, velocity, origin, x, y, data.share[:, index], rates[:, index].clone(), proximal, linear
         )
         found += losses.double() * data.real[:, index].sum(1)
-    matrix = np.empty((parties, resident.layout.size), resident.layout.dtype)
-    deltas = torch.from_numpy(matrix)
+    count = len(deltas)
     deltas[:, size:] = 0.0
     for part, old, place in zip(weights, resident.trained, resident.layout.offsets, strict=False):
-        target = deltas[:, place : place + old.numel()].view(part.shape)
+        target = deltas[:, place : place + old.numel()].view(count, *old.shape)
         if resident.device.type == "cpu":
-            torch.sub(part, old.detach(), out=target)
+            torch.sub(part[:count], old.detach(), out=target)
         else:
-            target.copy_(part - old.detach())
-    return Dense(matrix), (found.cpu().numpy() / np.maximum(data.seen, 1)).tolist()
+            target.copy_(part[:count] - old.detach())
+    means: list[float] = (found.cpu().numpy() / np.maximum(data.seen, 1)).tolist()
+    return means[:count]
 
 
 def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
