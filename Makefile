@@ -48,7 +48,7 @@ $(BIN)/python:
 $(VENV)/.hansa-base: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Hansa into $(VENV)"
 	@$(PIP) hatchling editables
-	@$(PIP) --no-build-isolation --editable .
+	@$(PIP) --no-build-isolation --editable '.[sklearn]'
 	@touch $@
 
 $(VENV)/.hansa-dev: pyproject.toml constraints.txt | $(BIN)/python

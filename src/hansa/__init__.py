@@ -23,9 +23,20 @@ from hansa import monitoring as monitoring
 from hansa import simulation as simulation
 from hansa.aggregation import clip as clip
 from hansa.aggregation import mean as mean
-from hansa.horizontal.evaluation import Evaluation as Evaluation
-from hansa.horizontal.fedavg import FedAvg as FedAvg
-from hansa.horizontal.stopping import Stop as Stop
+from hansa.decentralized import DPSGD as DPSGD
+from hansa.horizontal import Cyclic as Cyclic
+from hansa.horizontal import Evaluation as Evaluation
+from hansa.horizontal import FedAdagrad as FedAdagrad
+from hansa.horizontal import FedAdam as FedAdam
+from hansa.horizontal import FedAvg as FedAvg
+from hansa.horizontal import FedAvgM as FedAvgM
+from hansa.horizontal import FedBuff as FedBuff
+from hansa.horizontal import FedNova as FedNova
+from hansa.horizontal import FedProx as FedProx
+from hansa.horizontal import FedSGD as FedSGD
+from hansa.horizontal import FedYogi as FedYogi
+from hansa.horizontal import Scaffold as Scaffold
+from hansa.horizontal import Stop as Stop
 from hansa.learners.optimizers import SGD as SGD
 from hansa.learners.optimizers import Adam as Adam
 from hansa.learners.optimizers import AdamW as AdamW
@@ -37,13 +48,24 @@ from hansa.simulation.simulate import simulate as simulate
 __version__ = "0.1.0"
 
 __all__ = [
+    "DPSGD",
     "SGD",
     "Adam",
     "AdamW",
+    "Cyclic",
     "Evaluation",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedBuff",
+    "FedNova",
+    "FedProx",
+    "FedSGD",
+    "FedYogi",
     "Plan",
     "Run",
+    "Scaffold",
     "Simulation",
     "Stop",
     "aggregation",

@@ -52,10 +52,12 @@ class Stage(ABC):
     Attributes:
         flow: the forms it accepts and what each becomes.
         needs: why it accepts no others; ends the sentence that refuses a pipeline.
+        effect: what it does for whom, for ``hansa explain``; its settings stand in braces.
     """
 
     flow: ClassVar[Mapping[Form, Form]]
     needs: ClassVar[str]
+    effect: ClassVar[str] = ""
 
 
 class ClientStage(Stage, Generic[A, B]):

@@ -29,6 +29,8 @@ class Clip(ClientStage[Update, Bounded]):
         "clip limits what one party can change, so it belongs before the updates are combined or noised"
     )
 
+    effect: ClassVar[str] = "no single party changes the model by more than L2 norm {bound:g}; the collector checks it"
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.bound) and self.bound > 0):
             raise ConfigError(f"clip: bound must be a positive number, not {self.bound}")

@@ -10,9 +10,9 @@ collector is trusted, or behind a stage that protects what is sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar, final
+from typing import Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,10 @@ Weights = Literal["examples", "uniform"]
 
 _ROUNDING = 1e-4
 """How far an honest party's float32 norm may lie above the bound, relatively."""
+_MOST_EXAMPLES = 2.0**53
+"""More than anybody can count; a larger weight would only make the sum overflow."""
+_REASON = 200
+"""Characters of a party's own words that are passed on."""
 
 
 class Contribution(Message, frozen=True):
@@ -55,6 +59,8 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
     flow: ClassVar[Mapping[Form, Form]] = {"update": "mean", "bounded": "bounded mean", "noised update": "noised"}
     needs: ClassVar[str] = "a mean combines single updates, once"
 
+    effect: ClassVar[str] = "averages by {weights}; the collector sees every party's update, protected by nothing after this"
+
     def __post_init__(self) -> None:
         if self.weights not in ("examples", "uniform"):
             raise ConfigError(f"mean: weights must be 'examples' or 'uniform', not {self.weights!r}")
@@ -73,6 +79,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
 
     async def collect(self, me: Party, gathering: Gathering) -> Collected[Mean[U]]:
         fold = _Fold(gathering.size)
+        dtypes = [np.dtype(name) for name in ([gathering.dtype] if gathering.dtype else ["float32", "float64"])]
         waiting = dict(gathering.invited)
         contributors: list[str] = []
         refused: dict[str, str] = {}
@@ -86,9 +93,9 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
                 continue
             del waiting[sender]
             if isinstance(message, Withdraw):
-                refused[sender] = message.reason
+                refused[sender] = message.reason[:_REASON]
                 continue
-            flaw = _flaw(message, gathering)
+            flaw = _flaw(message, gathering, dtypes)
             if flaw:
                 refused[sender] = flaw
                 continue
@@ -103,14 +110,18 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
 def mean(weights: Weights = "examples") -> Aggregation[U, Mean[U]]:
     """Average the parties' updates, each weighted by its number of examples or all alike.
 
-    *Guarantees*: the result is ``sum(w_i * delta_i) / sum(w_i)`` over the contributors, in the order of arrival; an update of
-    the wrong length, a weight that is not positive and finite, a non-finite norm, or a norm above the bound of the plan's own
-    clip is refused and its sender named.
+    *Guarantees*: the result is ``sum(w_i * delta_i) / sum(w_i)`` over the contributors, in the order of arrival, and each scalar
+    the like over the contributors that sent it; an update of the wrong length or dtype, a weight that is not positive or is
+    above 2^53, a scalar that is not finite, a non-finite norm, or a norm above the bound of the plan's own clip is refused and
+    its sender named.
 
     Args:
         weights: ``"examples"`` or ``"uniform"``.
     """
     return Averaging(weights)
+
+
+_ZEROS = (0.0, 0.0)
 
 
 class _Fold:
@@ -121,14 +132,15 @@ class _Fold:
         self.size = size
         self.weight = 0.0
         self.count = 0
-        self.scalars: dict[str, float] = {}
+        self.scalars: dict[str, tuple[float, float]] = {}
         self.open: dict[int, tuple[Rows, npt.NDArray[np.float64], int]] = {}
 
     def add(self, message: Contribution, weight: float, factor: float) -> None:
         self.weight += weight
         self.count += 1
         for name, value in message.scalars.items():
-            self.scalars[name] = self.scalars.get(name, 0.0) + weight * value
+            summed, weights = self.scalars.get(name, _ZEROS)
+            self.scalars[name] = (summed + weight * value, weights + weight)
         rows = message.delta.rows
         if rows is None:
             self._into(message.delta.array, weight * factor)
@@ -143,34 +155,42 @@ class _Fold:
         for key in list(self.open):
             self._close(key)
         assert self.total is not None
-        delta = self.total * self.total.dtype.type(1.0 / self.weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = self.total * self.total.dtype.type(1.0 / self.weight)
         if not np.isfinite(delta).all():
             raise NonFinite(
                 "the mean of finite updates overflowed", remedy="clip the updates or lower the learning rate"
             )
-        scalars = {name: value / self.weight for name, value in self.scalars.items()}
+        scalars = {name: summed / weights for name, (summed, weights) in self.scalars.items()}
         return Mean(delta, self.weight, self.count, scalars, bound)
 
     def _close(self, key: int) -> None:
         rows, coefficients, _ = self.open.pop(key)
-        summed = rows.weighted_sum(coefficients)
-        self.total = summed if self.total is None else self.total + summed
+        with np.errstate(over="ignore", invalid="ignore"):
+            summed = rows.weighted_sum(coefficients)
+            self.total = summed if self.total is None else self.total + summed
 
     def _into(self, array: Array, factor: float) -> None:
-        if self.total is None:
-            self.total = array * array.dtype.type(factor)
-        else:
-            self.total += array * array.dtype.type(factor)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.total is None:
+                self.total = array * array.dtype.type(factor)
+            else:
+                if self.total.dtype != array.dtype:
+                    self.total = self.total.astype(np.float64)
+                self.total += array * array.dtype.type(factor)
 
 
-def _flaw(message: Contribution, gathering: Gathering) -> str:
+def _flaw(message: Contribution, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:
     """Why a contribution cannot be used, or nothing."""
     if message.delta.shape != (gathering.size,):
         return f"an update of shape {message.delta.shape}, expected ({gathering.size},)"
-    if message.delta.dtype.kind != "f":
+    if message.delta.dtype not in dtypes:
         return f"an update of dtype {message.delta.dtype}"
-    if not (math.isfinite(message.weight) and message.weight > 0):
+    if not 0 < message.weight <= _MOST_EXAMPLES:
         return f"a weight of {message.weight}"
+    for name, value in message.scalars.items():
+        if not math.isfinite(value):
+            return f"a value of {value} for '{name[:_REASON]}'"
     norm = message.delta.norm()
     if not math.isfinite(norm):
         return "an update with NaN or infinity"
