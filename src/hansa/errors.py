@@ -17,6 +17,7 @@
         ├── QuorumNotReached     fewer contributions than the round's quorum
         ├── Deadlock             every party waits and no message is under way
         ├── PartyFailed          a party's own program raised; carries its traceback
+        ├── WorkerLost           a worker process of a simulation ended by itself
         └── NonFinite            a model or an aggregate holds NaN or infinity
 """
 
@@ -122,6 +123,10 @@ class PartyFailed(RunError):
     def __init__(self, what: str, *, party: str, round: int | None = None, traceback: str = "") -> None:
         self.traceback = traceback
         super().__init__(what, party=party, round=round, remedy="its own traceback is kept with this error")
+
+
+class WorkerLost(RunError):
+    """A worker process of a simulation ended by itself: no party's fault, so the run ends."""
 
 
 class NonFinite(RunError):

@@ -91,6 +91,7 @@ class Gathering:
         factor: the factor on a contribution invited to a round (staleness), 1 by default.
         size: the length that every contributed vector must have.
         bound: the L2 bound that every contribution must keep; set by the pipeline's own clip, never by what was received.
+        dtype: the dtype that every contributed vector must have; None takes float32 and float64.
     """
 
     invited: Mapping[str, int]
@@ -100,6 +101,7 @@ class Gathering:
     size: int
     factor: Callable[[int], float] | None = None
     bound: float | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ class Key(msgspec.Struct, frozen=True, gc=False):
         >>> sorted(Key.root(0).permutation(5).tolist())
         [0, 1, 2, 3, 4]
         """
-        return permutations([self], size, epoch)[0]
+        row: npt.NDArray[np.int64] = permutations([self], size, epoch)[0]
+        return row
 
 
 def permutations(keys: Sequence[Key], size: int, epoch: int = 0) -> npt.NDArray[np.int64]:

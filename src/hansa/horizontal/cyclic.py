@@ -115,7 +115,15 @@ async def _serve(protocol: Cyclic, learner: Learner, aggregation: Aggregation[An
         await me.send(party, TrainTask(round, state.params))
         try:
             collected: Collected[Any] = await aggregation.collect(
-                me, Gathering({party: round}, me.now() + protocol.deadline, 1, 1, state.params.size)
+                me,
+                Gathering(
+                    {party: round},
+                    me.now() + protocol.deadline,
+                    1,
+                    1,
+                    state.params.size,
+                    dtype=state.params.layout.dtype,
+                ),
             )
         except QuorumNotReached as failure:
             state = replaced(state, missed={**state.missed, party: failure.what})

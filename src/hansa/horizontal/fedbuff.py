@@ -239,6 +239,7 @@ def _gathering(protocol: FedBuff, state: BufferState, round: int, now: float) ->
         quorum=share_of(protocol.buffer, protocol.quorum),
         enough=protocol.buffer,
         size=state.params.size,
+        dtype=state.params.layout.dtype,
         factor=lambda invited: protocol.staleness.factor(round - invited),
     )
 

@@ -274,6 +274,7 @@ async def _gather(
             quorum=share_of(wanted, protocol.quorum),
             enough=wanted,
             size=state.params.size * algorithm.width,
+            dtype=state.params.layout.dtype,
         ),
     )
     return collected

@@ -20,7 +20,7 @@ from hansa.errors import DeadlineExpired, MessageError, ResumeError
 from hansa.message import Message, decode, encode
 from hansa.params import Params
 from hansa.simulation.batching import Batch, Job
-from hansa.simulation.world import COMPUTED, DELIVER, TIMER, WOKEN, Actor, World
+from hansa.simulation.world import AGAIN, COMPUTED, DELIVER, TIMER, WOKEN, Actor, World
 from hansa.tensor import Tensor
 from hansa.update import Update
 
@@ -251,7 +251,7 @@ def _kept(place: int, letters: _Letters) -> Any:
 
 
 def _event(time: float, sequence: int, code: int, target: Any, load: Any, letters: _Letters) -> Event | None:
-    if code == DELIVER:
+    if code in (DELIVER, AGAIN):
         return Event(time, sequence, code, target, load[0], letters.put(load[1]))
     if isinstance(target, str):
         return Event(time, sequence, code, target, restart=load)
@@ -266,7 +266,7 @@ def _event(time: float, sequence: int, code: int, target: Any, load: Any, letter
 def _scheduled(world: World, event: Event, letters: _Letters) -> tuple[float, int, int, Any, Any]:
     target: Any = event.party
     load: Any = event.restart
-    if event.code == DELIVER:
+    if event.code in (DELIVER, AGAIN):
         kinds = world.roles[world.find(event.party)[0]].receives
         load = (event.sender, letters.get(event.letter, kinds))
     elif event.code in (COMPUTED, TIMER, WOKEN):

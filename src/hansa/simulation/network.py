@@ -46,8 +46,8 @@ class Device:
         if not (math.isfinite(self.latency) and self.latency >= 0):
             raise ConfigError(f"Device: latency must be a number of seconds, not {self.latency}")
         for start, end in self.available:
-            if not 0 <= start < end:
-                raise ConfigError(f"Device: the window ({start}, {end}) must have 0 <= from < until")
+            if not 0 <= start < end <= self.period:
+                raise ConfigError(f"Device: the window ({start}, {end}) must have 0 <= from < until <= period")
 
     def next_available(self, time: float) -> float:
         """The first moment from ``time`` on at which the party is reachable; infinite if never again."""
@@ -93,20 +93,36 @@ class Devices:
 
 @dataclass(frozen=True)
 class Crash:
-    """A party's process dies at ``at`` seconds; it restarts from its last save ``restart`` seconds later, or never."""
+    """A party's process dies at ``at`` seconds; it restarts from its last save ``restart`` seconds later, or never.
+
+    What reaches it while it is down is lost; what it had sent before still arrives.
+    """
 
     party: str
     at: float
     restart: float | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.at < math.inf:
+            raise ConfigError(f"Crash: at must be a number of seconds from 0 on, not {self.at}")
+        if self.restart is not None and not 0 <= self.restart < math.inf:
+            raise ConfigError(f"Crash: restart must be a number of seconds after the crash, not {self.restart}")
+
 
 @dataclass(frozen=True)
 class Partition:
-    """From ``start`` until ``end`` the named parties cannot reach anybody outside their group, nor be reached."""
+    """From ``start`` until ``end`` the named parties cannot reach anybody outside their group, nor be reached.
+
+    A message is lost if it leaves its sender in that time.
+    """
 
     parties: tuple[str, ...]
     start: float
     end: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ConfigError(f"Partition: ({self.start}, {self.end}) must have 0 <= start <= end")
 
 
 @dataclass(frozen=True)
@@ -151,12 +167,16 @@ class Network:
         faults: what goes wrong.
         devices: what the parties run on.
         key: the root of the faults' and the fleet's draws.
+        epochs, batch_size: the learner's own, which a call to train stands for unless its work says otherwise; a batch size
+            of 0 is not known.
     """
 
-    def __init__(self, faults: FaultPlan, devices: Devices, key: Key) -> None:
+    def __init__(self, faults: FaultPlan, devices: Devices, key: Key, epochs: int = 1, batch_size: int = 0) -> None:
         self.faults = faults
         self.devices = devices
         self.key = key
+        self.epochs = epochs
+        self.batch_size = batch_size
         self.down: set[str] = set()
         self.dropped = 0
         self._known: dict[str, Device] = {}
@@ -177,11 +197,9 @@ class Network:
         arrival = leaves + source.latency + target.latency + nbytes / source.up + nbytes / target.down
         faults = self.faults
         touched = not faults.only or kind.__name__ in faults.only
-        if sender in self.down or to in self.down or not math.isfinite(arrival):
+        if not math.isfinite(arrival):
             return self._lost()
         if any((sender in p.parties) != (to in p.parties) and p.start <= leaves < p.end for p in faults.partitions):
-            return self._lost()
-        if target.next_available(arrival) != arrival:
             return self._lost()
         times = [arrival]
         if touched and (faults.drop or faults.duplicate or faults.delay[1]):
@@ -192,16 +210,27 @@ class Network:
             times = [arrival + low + (high - low) * first]
             if doubled < faults.duplicate:
                 times.append(arrival + low + (high - low) * second)
-        return times
+        reached = [time for time in times if target.next_available(time) == time]
+        self.dropped += len(times) - len(reached)
+        return reached
 
     def compute_seconds(self, name: str, arguments: tuple[object, ...]) -> float:
-        """How long a party's device works: its examples, times the epochs asked for, over its speed."""
+        """How long a party's device works: the examples that it goes through, over its speed.
+
+        To train goes through all examples once an epoch, or through a batch a step where the work asks for steps; to evaluate
+        goes through them once.
+        """
         device = self.device(name)
         if math.isinf(device.examples_per_second):
             return 0.0
         examples = sum(len(a) for a in arguments if isinstance(a, Examples))
-        epochs = next((a.epochs or 1 for a in arguments if isinstance(a, LocalWork)), 1)
-        return examples * epochs / device.examples_per_second
+        for work in arguments:
+            if isinstance(work, LocalWork):
+                if work.steps is not None and self.batch_size:
+                    examples = work.steps * (examples if work.full_batch else min(self.batch_size, examples))
+                else:
+                    examples *= work.epochs or self.epochs
+        return examples / device.examples_per_second
 
     def crashes(self) -> Iterable[tuple[float, str, float | None]]:
         """The crashes to come."""

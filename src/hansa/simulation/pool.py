@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hansa.errors import ConfigError, RunError
+from hansa.errors import ConfigError, WorkerLost
 from hansa.examples import Examples, Shard
 from hansa.learner import BatchLearner, Learner, LocalWork
 from hansa.message import Message, decode, encode
@@ -259,7 +259,7 @@ class ProcessPool:
             reply = decode(worker.pipe.recv_bytes(), [Ran, Summed])
         except (EOFError, OSError):
             code = worker.process.exitcode
-            raise RunError(
+            raise WorkerLost(
                 f"a worker process ended by itself (exit code {code})",
                 remedy="it may have run out of memory; use fewer workers",
             ) from None
@@ -277,7 +277,7 @@ class ProcessPool:
         try:
             worker.pipe.send_bytes(frame)
         except (BrokenPipeError, OSError):
-            raise RunError(
+            raise WorkerLost(
                 "a worker process has ended", remedy="it may have run out of memory; use fewer workers"
             ) from None
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hansa import plan as plans
 from hansa.data import FederatedData, load
-from hansa.errors import ConfigError, HansaError, PlanError, ResumeError, RunError
+from hansa.errors import ConfigError, HansaError, PlanError, ResumeError, RunError, nearest
 from hansa.examples import Examples, Shard
 from hansa.message import Message
 from hansa.monitoring.folder import RunFolder
@@ -120,6 +120,36 @@ def _changed(settings: Simulation, changes: Mapping[str, Any]) -> Simulation:
         raise ConfigError(f"simulate: {str(error).replace('Simulation.__init__() ', '')}") from None
 
 
+def _network(settings: Simulation, plan: Plan) -> Network:
+    epochs, batch_size = getattr(plan.learner, "epochs", 1), getattr(plan.learner, "batch_size", 0)
+    key = _key(plan).child("network")
+    return Network(
+        settings.faults,
+        settings.devices,
+        key,
+        epochs if isinstance(epochs, int) else 1,
+        batch_size if isinstance(batch_size, int) else 0,
+    )
+
+
+def _check_names(settings: Simulation, rosters: Mapping[str, Sequence[str]], roles: Mapping[str, Role]) -> None:
+    """Faults and devices are of parties and messages that there are."""
+    faults = settings.faults
+    parties = {
+        "faults: a crash": [crash.party for crash in faults.crashes],
+        "faults: a partition": [party for partition in faults.partitions for party in partition.parties],
+        "devices: named": list(settings.devices.named or ()),
+    }
+    for place, named in parties.items():
+        for party in named:
+            if not any(party in roster for roster in rosters.values()):
+                raise ConfigError(f"{place}: no party is named {party!r}")
+    kinds = {kind.__name__ for role in roles.values() for kind in role.receives}
+    for kind in faults.only:
+        if kind not in kinds:
+            raise ConfigError(f"faults: only: this protocol has no message {kind!r}; {nearest(kind, kinds)}")
+
+
 def _key(plan: Plan) -> Key:
     return Key.root(plan.seed)
 
@@ -153,7 +183,7 @@ class _Session:
         settings = self.settings
         threads = settings.threads
         ideal = settings.faults == FaultPlan() and settings.devices == Devices()
-        network = None if ideal else Network(settings.faults, settings.devices, _key(self.plan).child("network"))
+        network = None if ideal else _network(settings, self.plan)
         pool = None
         if settings.processes > 1:
             pool = ProcessPool(settings.processes, learner, self.data, self.params, threads)
@@ -175,6 +205,7 @@ class _Session:
         unknown = [party for party in settings.record if not any(party in roster for roster in rosters.values())]
         if unknown:
             raise ConfigError(f"record: no party is named {unknown[0]!r}")
+        _check_names(settings, rosters, roles)
         empty = np.zeros(0, np.int64)
         central = data.central_test
         at_server = Shard(Examples(*central.base, empty), central)
@@ -233,7 +264,8 @@ class _Session:
 
     def _end(self, world: World, status: Status, cause: str, error: Exception | None) -> Run:
         results = dict(world.results)
-        final = next((result for result in results.values() if isinstance(result, Params)), None)
+        starting = (name for role, r in world.roles.items() if r.starts for name in world.rosters[role])
+        final = next((results[name] for name in starting if isinstance(results.get(name), Params)), None)
         compared: Mapping[str, Mapping[str, float]] = {}
         if self.settings.baselines and status == "completed":
             compared = baselines(self.plan, self.data)

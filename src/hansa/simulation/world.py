@@ -1,8 +1,9 @@
 """The scheduler: runs the roles of a protocol on a virtual clock, in one thread, in one order.
 
-Every party is a coroutine that is created when its first message arrives and dropped when its program ends. Events of the
-same virtual instant run first in, first out; later ones wait in a heap by (time, sequence). Nothing here reads the real clock
-or draws an unkeyed number, so the same (plan, seed, faults) give the same log.
+Every party is a coroutine that is created when its first message arrives and dropped when its program ends. What happens now
+runs first in, first out; what is due later waits in a heap by (time, sequence), and of two events that were due at one instant
+the second runs when all that followed at once from the first has run. Nothing here reads the real clock or draws an unkeyed
+number, so the same (plan, seed, faults) give the same log.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Final, Generic, TypeVar, final
 
-from hansa.errors import DeadlineExpired, Deadlock, HansaError, PartyFailed, RunError
+from hansa.errors import DeadlineExpired, Deadlock, HansaError, PartyFailed, RunError, WorkerLost
 from hansa.examples import Shard
 from hansa.message import Message, wire_size
 from hansa.party import Party
@@ -69,8 +70,9 @@ _GC_THRESHOLD: Final = 100_000
 _NOTHING: Final = _Done(None)
 _PARKED: Final = _Parked()
 
-DELIVER, COMPUTED, WOKEN, TIMER, CRASH, RESTART = range(6)
-"""What a queued event is: a letter, a result that is due, the end of a sleep, the end of a wait, a crash, a restart."""
+DELIVER, COMPUTED, WOKEN, TIMER, CRASH, RESTART, AGAIN = range(7)
+"""What a queued event is: a letter, a result that is due, the end of a sleep, the end of a wait, a crash, a restart, an
+invitation that the program before this one left unread."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,11 @@ class Actor(Party):
     def compute(self, function: Callable[..., R], *arguments: object) -> Awaitable[R]:
         if self.past:
             if self.past[0][1] is None:
-                self.past[0] = (self.past[0][0], function(*arguments))
+                try:
+                    result: object = function(*arguments)
+                except Exception as error:
+                    result = error
+                self.past[0] = (self.past[0][0], result)
             return self._again()
         self.world.submit(self, function, arguments)
         return _PARKED
@@ -183,7 +189,7 @@ class Actor(Party):
         self.world.clock = time
         if self.history is not None:
             self.history.append((time, what))
-        return _Failed(what) if isinstance(what, DeadlineExpired) else _Done(what)
+        return _Failed(what) if isinstance(what, Exception) else _Done(what)
 
     def expired(self) -> DeadlineExpired:
         kinds = self.kind if isinstance(self.kind, tuple) else (self.kind,)
@@ -301,6 +307,8 @@ class World:
                     self._resume(target, None)
             elif code == CRASH:
                 self._crash(target, payload)
+            elif code == AGAIN:
+                deliver(target, payload, again=True)
             else:
                 self._restart(target)
 
@@ -355,11 +363,11 @@ class World:
         self.muted = 0
         actor.sent = sent
 
-    def _deliver(self, to: str, letter: tuple[str, Message]) -> None:
+    def _deliver(self, to: str, letter: tuple[str, Message], again: bool = False) -> None:
         if self.network is not None and to in self.network.down:
             self.network.dropped += 1
             return
-        if self.log.received:
+        if self.log.received and not again:
             self.log.delivered(to, letter)
         actor = self.actors.get(to)
         message = letter[1]
@@ -375,7 +383,11 @@ class World:
             else:
                 raise self._unexpected(letter, to)
             return
-        role_name, place = self.find(to)
+        try:
+            role_name, place = self.find(to)
+        except RunError:
+            what = f"sent {type(message).__name__} to {to!r}, but no party has that name"
+            raise RunError(what, party=letter[0], remedy="send to names of the roster") from None
         if type(message) not in self._accepts[role_name]:
             raise self._unexpected(letter, to)
         if type(message) not in self.roles[role_name].invitations:
@@ -439,7 +451,7 @@ class World:
         del self.actors[actor.name]
         for letter in actor.inbox:
             if type(letter[1]) in actor.role.invitations:
-                self.ready.append((DELIVER, actor.name, letter))
+                self.ready.append((AGAIN, actor.name, letter))
             else:
                 self.stale += 1
 
@@ -458,7 +470,11 @@ class World:
         actor.job = None
         try:
             result = self.batching.result(job)
+        except WorkerLost:
+            raise
         except Exception as error:
+            if actor.history is not None:
+                actor.history.append((self.clock, error))
             self._throw(actor, error)
             return
         if actor.history is not None:
@@ -482,6 +498,8 @@ class World:
         self._throw(actor, error)
 
     def _crash(self, name: str, restart: float | None) -> None:
+        if self.network is not None and name in self.network.down:
+            return  # a process that is already down cannot die again
         actor = self.actors.pop(name, None)
         if actor is not None:
             actor.job = None
