@@ -358,6 +358,25 @@ def test_compiled_equals_the_book(optimizer: SGD) -> None:
             raise
 
 
+@pytest.mark.slow
+def test_compiled_models_of_equal_shapes_are_not_taken_for_each_other() -> None:
+    datas, rngs = cohort(), keys(len(SIZES))
+    for activation in (nn.ReLU, nn.Tanh, nn.Sigmoid):
+        learner = Torch(
+            model=nn.Sequential(nn.Linear(FEATURES, 6), activation(), nn.Linear(6, CLASSES)),
+            batch_size=10,
+            engine="compiled",
+        )
+        params = learner.init(Key.root(3), datas[0])
+        try:
+            compiled = learner.fit_many(params, datas, [LocalWork()] * len(datas), rngs)
+        except ConfigError as error:
+            pytest.skip(str(error))
+        plain = dataclasses.replace(learner, engine="sequential")
+        for one, other in zip(compiled, plain.fit_many(params, datas, [LocalWork()] * len(datas), rngs), strict=True):
+            assert np.abs(one.delta.array - other.delta.array).max() < 1e-6
+
+
 def test_the_book_itself_can_tell_a_difference() -> None:
     learner = Torch(model=logistic, batch_size=10, engine="sequential")
     params = learner.init(Key.root(3), cohort()[0])

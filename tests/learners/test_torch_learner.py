@@ -23,6 +23,7 @@ from hansa.learners.optimizers import SGD, Adam
 from hansa.learners.torch import Torch
 from hansa.learners.torch.course import Course, batches, course, padded_batches
 from hansa.learners.torch.engines import EngineName, Facts, choose
+from hansa.learners.torch.vectorized import has_compiler
 from hansa.params import Params
 from hansa.rng import Key
 from hansa.tensor import Array
@@ -224,6 +225,20 @@ def test_targets_may_be_a_column_or_flat() -> None:
         squeezed = fitted(Torch(model=lambda: nn.Sequential(nn.Linear(6, 1), nn.Flatten(0)), loss=loss), Examples(x, y))
         assert np.array_equal(flat, column)
         assert np.allclose(flat, squeezed, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "low_rank", "vectorized"])
+def test_a_party_whose_examples_have_another_shape_is_refused(engine: EngineName) -> None:
+    learner = Torch(model=linear(), engine=engine)
+    params = learner.init(Key.root(0), data())
+    with pytest.raises(ConfigError, match="shape"):
+        learner.fit_many(params, [data(), data(features=5)], [LocalWork()] * 2, [Key.root(0)] * 2)
+
+
+def test_betas_given_as_a_list_are_no_matter() -> None:
+    listed: Any = [0.8, 0.9]
+    learner = Torch(model=MODEL, optimizer=Adam(betas=listed))
+    assert np.array_equal(fitted(learner, data()), fitted(Torch(model=MODEL, optimizer=Adam(betas=(0.8, 0.9))), data()))
 
 
 def test_arrays_that_may_not_be_written_are_read_without_a_warning() -> None:
@@ -437,6 +452,29 @@ def test_a_forked_process_computes_the_same() -> None:
     there = results.get()
     child.join()
     assert np.array_equal(here, there)
+
+
+def _compiling_child(results: Any) -> None:
+    learner = Torch(
+        model=nn.Sequential(nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 3)), batch_size=4, engine="compiled"
+    )
+    results.put(fitted(learner, data()) - fitted(dataclasses.replace(learner, engine="sequential"), data()))
+
+
+@pytest.mark.slow
+def test_a_forked_process_compiles_after_its_parent_did() -> None:
+    if "fork" not in multiprocessing.get_all_start_methods() or not has_compiler():
+        pytest.skip("no fork or no compiler on this system")
+    fitted(Torch(model=MODEL, batch_size=4, engine="compiled"), data())
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_compiling_child, args=(results,), daemon=True)
+    child.start()
+    try:
+        assert np.abs(results.get(timeout=120)).max() < 1e-6
+    finally:
+        child.kill()
+        child.join()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

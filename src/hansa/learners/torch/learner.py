@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import numpy as np
@@ -101,6 +101,9 @@ class Torch:
             raise ConfigError(
                 f"Torch.optimizer must be SGD, Adam or AdamW from hansa.learners.optimizers, not {self.optimizer!r}"
             )
+        if isinstance(self.optimizer, Adam | AdamW):  # a plan's list is a tuple here: a learner is a key of caches
+            first, second = self.optimizer.betas
+            object.__setattr__(self, "optimizer", replace(self.optimizer, betas=(first, second)))
         checks.count("Torch.batch_size", self.batch_size)
         checks.count("Torch.epochs", self.epochs)
         if self.steps is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hansa.errors import DataError
 from hansa.examples import Examples
 from hansa.learner import LocalWork
 from hansa.learners.optimizers import Optimizer
@@ -94,4 +95,10 @@ def _gathered(datas: Sequence[Examples], table: npt.NDArray[np.int64]) -> tuple[
     places += np.cumsum([0, *counts[:-1]])[:, None, None]
     if len(selected) == len(datas) and all(a is x and b is y for a, b in [data.base for data in datas]):
         return x, y, np.concatenate(selected)[places]
+    for of, arrays in (("features", [data.base[0] for data in datas]), ("targets", [data.base[1] for data in datas])):
+        shapes = {array.shape[1:] for array in arrays}
+        if len(shapes) > 1:
+            raise DataError(
+                f"the parties' {of} differ in shape: {' and '.join(map(str, sorted(shapes)))} for one example"
+            )
     return np.concatenate([data.x for data in datas]), np.concatenate([data.y for data in datas]), places

@@ -172,7 +172,10 @@ def compiled_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
                 made[signature] = torch.compile(
                     _own_code(make_step(resident, loss, terms)),
                     dynamic=False,
-                    options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+                    options={
+                        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+                        "compile_threads": 1,  # the compiler's own worker processes do not survive a fork
+                    },
                 )
             result: tuple[Tensors, Tensors, torch.Tensor] = made[signature](*arguments)
         return result
