@@ -84,8 +84,10 @@ def explanation(plan: Plan) -> Explanation:
     disclosures = []
     for name, role in roles.items():
         others = [other for other in roles if other != name] or [f"other {name}s"]
-        for kind in dict.fromkeys(role.receives):
-            disclosures.append(Disclosure(name, " or ".join(others), kind.__name__, kind.discloses, _models(kind)))
+        disclosures += [
+            Disclosure(name, " or ".join(others), kind.__name__, kind.discloses, _models(kind))
+            for kind in dict.fromkeys(role.receives)
+        ]
     disclosures.append(Disclosure(OBSERVER, " or ".join(roles), Progress.__name__, Progress.discloses, 0))
     protections = [
         (schema.type_name(type(stage)) or type(stage).__name__, stage.effect.format(**_fields(stage)) or "not said")
@@ -95,7 +97,7 @@ def explanation(plan: Plan) -> Explanation:
         plan.name,
         plan.digest,
         type(plan.protocol).__name__,
-        {key: value for key, value in schema.write(plan.protocol).items()},
+        schema.write(plan.protocol),
         disclosures,
         protections,
         list(dict.fromkeys(filter(None, (_threat_model(part) for part in (plan.protocol, *stages(plan.aggregation)))))),

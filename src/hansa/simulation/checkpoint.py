@@ -20,6 +20,7 @@ from hansa.errors import DeadlineExpired, MessageError, ResumeError
 from hansa.message import Message, decode, encode
 from hansa.params import Params
 from hansa.simulation.batching import Batch, Job
+from hansa.simulation.log import Traffic
 from hansa.simulation.world import AGAIN, COMPUTED, DELIVER, TIMER, WOKEN, Actor, World
 from hansa.tensor import Tensor
 from hansa.update import Update
@@ -76,6 +77,7 @@ class Snapshot(Message, frozen=True):
     later: list[Event]
     finished: dict[str, int]
     down: list[str]
+    traffic: dict[str, tuple[int, int]]
 
 
 class Computed(Message, frozen=True):
@@ -165,6 +167,7 @@ def take(world: World, starter: str, digest: str) -> bytes:
             for name, result in world.results.items()
         },
         down=sorted(world.network.down) if world.network is not None else [],
+        traffic={name: (t.messages, t.nbytes) for name, t in world.log.traffic().items()},
     )
     return encode(snapshot)
 
@@ -193,6 +196,7 @@ def restore(world: World, frame: bytes, digest: str) -> None:
         world.unfinished.discard(name)
     for standing in snapshot.standing:
         _bring_back(world, standing, letters)
+    world.log.before = {name: Traffic(*counts) for name, counts in snapshot.traffic.items()}
     world.clock = snapshot.clock
     world.sequence = snapshot.sequence
     world.ready.clear()

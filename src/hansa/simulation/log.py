@@ -6,13 +6,13 @@ whole, and a digest over every byte when asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple, final
 
 from hansa.message import Message, encode
-from hansa.protocol import OBSERVER, View
+from hansa.protocol import OBSERVER, Progress, View
 
 KEPT: Final = 5_000
 """Entries kept unless told otherwise: a few rounds of a small federation, for diagrams."""
@@ -51,6 +51,8 @@ class MessageLog:
         self.keep = keep
         self.counts: dict[type[Message], list[int]] = {}
         self.received: dict[str, list[tuple[str, Message]]] = {name: [] for name in views}
+        # What was sent before a resumed run was cut off.
+        self.before: dict[str, Traffic] = {}
         self._hash = blake2b(digest_size=32) if digest else None
 
     def note(self, time: float, sender: str, to: str, message: Message, nbytes: int) -> None:
@@ -76,11 +78,13 @@ class MessageLog:
 
     def traffic(self) -> dict[str, Traffic]:
         """Messages and bytes by class; what goes to the observer stays with the owner and is left out."""
-        return {
+        sent = {
             kind.__name__: Traffic(messages, nbytes)
             for kind, (messages, nbytes) in self.counts.items()
-            if kind.tag != "hansa.progress/1"
+            if kind is not Progress
         }
+        known = dict.fromkeys([*self.before, *sent])
+        return {name: total([t[name] for t in (self.before, sent) if name in t]) for name in known}
 
     def view(self, party: str) -> View:
         """What ``party`` received; it must have been named in ``views``."""
@@ -124,6 +128,6 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
-def total(traffic: Mapping[str, Traffic]) -> Traffic:
-    """The sum over classes."""
-    return Traffic(sum(t.messages for t in traffic.values()), sum(t.nbytes for t in traffic.values()))
+def total(traffic: Collection[Traffic]) -> Traffic:
+    """The sum."""
+    return Traffic(sum(t.messages for t in traffic), sum(t.nbytes for t in traffic))

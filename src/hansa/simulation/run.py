@@ -81,10 +81,20 @@ class Run:
             raise self.error
         return self
 
+    def _compared(self) -> list[str]:
+        """The federated model beside the baselines, on the central test set."""
+        if not self.baselines:
+            return []
+        names = list(next(iter(self.baselines.values())))
+        own = {name: self.metrics.get(f"test_{name}", float("nan")) for name in names}
+        rows = {"federated": own, **self.baselines}
+        head = "  on the central test set  " + "".join(f"{name:>10}" for name in names)
+        return [head, *(f"    {row:<23}" + "".join(f"{m[name]:>10.4f}" for name in names) for row, m in rows.items())]
+
     def summary(self) -> str:
         """A few lines for people: how it ended, how good the model is, what it cost."""
         rounds = max((record.round for record in self.history), default=0)
-        sent = total(self.traffic)
+        sent = total(self.traffic.values())
         lines = [
             f"{self.plan.name or 'run'}: {self.status} after {rounds} rounds in {self.seconds:.1f} s"
             + (f" (virtual time {self.time:,.0f} s)" if self.time else "")
@@ -99,9 +109,7 @@ class Run:
             lines.append(
                 f"  {stem:<24} {self.metrics[stem]:.4f} over {count} parties, worst decile {self.metrics[name]:.4f}"
             )
-        for name, metrics in self.baselines.items():
-            values = ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
-            lines.append(f"  baseline {name}: {values}")
+        lines += self._compared()
         lines.append(f"  {sent.messages:,} messages, {sent.nbytes / 1e6:,.1f} MB")
         if self.failures:
             first = self.failures[0]
