@@ -11,7 +11,7 @@ variate, an average over all parties' past gradients, goes to every party of a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -34,14 +34,17 @@ class Scaffold(Synchronous):
 
     *Guarantees*: with the plain mean, ``c`` is the mean of all parties' ``c_i`` after every round, whatever was lost, late
     or sent twice: a party whose contribution the server did not count falls back to the ``c_i`` that the server counts on.
-    All parties weigh the same, as in the paper, because only then does that hold with any cohort. A clip that shortens a
-    contribution, or noise, lets ``c`` and the mean of the ``c_i`` drift apart.
+    All parties weigh the same, as in the paper, because only then does that hold with any cohort. With
+    ``weights="examples"`` both means are weighted by the parties' examples, so the objective is FedAvg's, and ``c`` is the
+    weighted mean of all ``c_i`` as long as every round hears every party. A clip that shortens a contribution, or noise, lets
+    ``c`` and the mean of the ``c_i`` drift apart.
 
     >>> Scaffold(rounds=50, cohort=10).server_learning_rate
     1.0
 
     Args:
         server_learning_rate: the paper's eta_g, above 0.
+        weights: ``"uniform"`` as in the paper, or ``"examples"``; the plan's mean must weigh by examples, as it does unless told.
 
     The other arguments are those of :class:`~hansa.horizontal.rounds.Synchronous`.
 
@@ -50,14 +53,16 @@ class Scaffold(Synchronous):
     """
 
     server_learning_rate: float = 1.0
+    weights: Literal["uniform", "examples"] = "uniform"
 
     def __post_init__(self) -> None:
         Synchronous.__post_init__(self)
         checks.positive("Scaffold.server_learning_rate", self.server_learning_rate)
+        checks.choice("Scaffold.weights", self.weights, ("uniform", "examples"))
 
     def algorithm(self, learner: Learner) -> Algorithm:
         optimizer = sgd_of(learner, "SCAFFOLD", "its control variates are read from the sum of plain gradient steps")
-        server_rate = self.server_learning_rate
+        server_rate, weighted = self.server_learning_rate, self.weights == "examples"
 
         def slots(params: Params) -> Slots:
             return {"c": np.zeros_like(params.flat)}
@@ -72,7 +77,7 @@ class Scaffold(Synchronous):
             if local.params.layout.buffers:
                 change[buffer_mask(local.params)] = 0
             both = Tensor(np.concatenate([delta, change]))
-            return Update(both, 1.0, update.scalars), {"c": c_i + change}
+            return Update(both, update.weight if weighted else 1.0, update.scalars), {"c": c_i + change}
 
         def step(params: Params, slots: Slots, mean: Mean[Any], round: int, share: float) -> tuple[Array, Slots]:
             kind = params.flat.dtype.type
