@@ -57,6 +57,8 @@ class Role:
         invitations: the classes that start it; a message of another class that finds no running program is stale, and dropped.
         many: the parties that own the data have this role; otherwise one party, named as the role, has it.
         saves: the class of its saved state, or None.
+        continuous: it may save while contributions to it are under way or unread, as an asynchronous server does. A simulator
+            then keeps each update for itself instead of as a row of its batch, so that a run resumed there sums alike.
     """
 
     program: Callable[[Party], Coroutine[Any, Any, Any]]
@@ -65,6 +67,7 @@ class Role:
     invitations: tuple[type[Message], ...] = ()
     many: bool = False
     saves: type[Message] | None = None
+    continuous: bool = False
 
 
 class Protocol(ABC):

@@ -156,7 +156,7 @@ class FedBuff(Protocol):
 
         receives: tuple[type[Message], ...] = (*aggregation.messages, Withdraw, Scores)
         return {
-            "server": Role(server, receives, starts=True, saves=BufferState),
+            "server": Role(server, receives, starts=True, saves=BufferState, continuous=True),
             "client": participant(_TRAINING, learner, aggregation),
         }
 

@@ -24,6 +24,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -113,7 +114,8 @@ class RunFolder:
     def write_checkpoint(self, frame: bytes, history: Sequence[RoundRecord]) -> None:
         """Keep a snapshot and the records up to it."""
         lines = json.dumps([asdict(record) for record in history]).encode()
-        self._replace("checkpoint.bin", len(lines).to_bytes(8, "little") + lines + frame)
+        content = len(lines).to_bytes(8, "little") + lines + frame
+        self._replace("checkpoint.bin", _checksum(content) + content)
 
     def checkpoint(self) -> tuple[bytes, list[RoundRecord]]:
         """The last snapshot and its records; the metrics files are cut back to them.
@@ -125,6 +127,9 @@ class RunFolder:
             raw = (self.path / "checkpoint.bin").read_bytes()
         except OSError:
             raise ResumeError(f"{self.path} holds no checkpoint to go on from; start the run anew") from None
+        checksum, raw = raw[:_CHECKSUM], raw[_CHECKSUM:]
+        if checksum != _checksum(raw):
+            raise ResumeError(f"the checkpoint in {self.path} is damaged; start the run anew")
         size = int.from_bytes(raw[:8], "little")
         try:
             records = [RoundRecord(**record) for record in json.loads(raw[8 : 8 + size])]
@@ -142,6 +147,13 @@ class RunFolder:
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(self.path / name)
+
+
+_CHECKSUM = 16
+
+
+def _checksum(content: bytes) -> bytes:
+    return blake2b(content, digest_size=_CHECKSUM).digest()
 
 
 def environment() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, Protocol, final
@@ -282,9 +283,10 @@ class ProcessPool:
             ) from None
 
     def forget(self, worker: int, ticket: int) -> None:
-        """Let a worker drop a batch's rows."""
+        """Let a worker drop a batch's rows; one that has ended has none."""
         if not self._workers[worker].pipe.closed:
-            self._send(self._workers[worker], encode(Forget(ticket)))
+            with suppress(WorkerLost):
+                self._send(self._workers[worker], encode(Forget(ticket)))
 
 
 @dataclass

@@ -107,7 +107,7 @@ def check(plan: Plan, data: FederatedData) -> Params:
     """
     cohort = getattr(plan.protocol, "cohort", None)
     if isinstance(cohort, int) and cohort > len(data):
-        raise PlanError([f"protocol: the cohort of {cohort} is larger than the population of {len(data)} parties"])
+        raise PlanError([f"[protocol.cohort] the cohort of {cohort} is larger than the population of {len(data)} parties"])
     params = plan.learner.init(_key(plan).child("server/init"), data.example)
     plan.learner.evaluate(params, data.example)
     return params
@@ -184,12 +184,13 @@ class _Session:
         threads = settings.threads
         ideal = settings.faults == FaultPlan() and settings.devices == Devices()
         network = None if ideal else _network(settings, self.plan)
+        plain = not ideal or any(role.continuous for role in roles.values())
         pool = None
         if settings.processes > 1:
             pool = ProcessPool(settings.processes, learner, self.data, self.params, threads)
         try:
             with limit_threads(threads):
-                world = self.world = self._build(roles, Batching(learner, pool, plain=not ideal), network)
+                world = self.world = self._build(roles, Batching(learner, pool, plain=plain), network)
                 first = self._restore(world) if resume else 0
                 self._begin(first)
                 status, cause, error = self._drive(world)
