@@ -43,6 +43,7 @@ from hansa.errors import ConfigError, PlanError, nearest
 from hansa.learner import Learner
 from hansa.pipeline import compose, stages
 from hansa.protocol import Aggregation, Protocol
+from hansa.update import Update
 
 
 @final
@@ -91,7 +92,7 @@ class Plan:
 
     protocol: Protocol
     learner: Learner
-    aggregation: Aggregation[Any, Any] = field(default_factory=_plain_mean)
+    aggregation: Aggregation[Update, Any] = field(default_factory=_plain_mean)
     seed: int = 0
     name: str = ""
     data: DataSpec | None = None
