@@ -66,8 +66,9 @@ def public(src: Path = SRC) -> dict[str, list[str]]:
 
 def anchor(module: str, name: str, src: Path = SRC) -> str:
     """The address under which a public name is described: where a file has the name of its function, the file's own."""
-    folder = src.joinpath(*module.split(".")[1:])
-    return f"{module}.{name}.{name}" if (folder / f"{name}.py").is_file() else f"{module}.{name}"
+    face = src.joinpath(*module.split(".")[1:], "__init__.py")
+    home = homes(parse(face)).get(name) if face.is_file() else None
+    return f"{module}.{name}.{name}" if home == f"{module}.{name}" else f"{module}.{name}"
 
 
 def directive(address: str, level: int, members: str = "") -> str:

@@ -22,7 +22,7 @@ from hansa.protocol import OBSERVER, Aggregation, Progress, Protocol
 from hansa.rng import Key
 from hansa.simulation.batching import Batching
 from hansa.simulation.checkpoint import restore, take
-from hansa.simulation.log import MessageLog
+from hansa.simulation.log import MessageLog, Traffic
 from hansa.simulation.network import Devices, FaultPlan, Network
 from hansa.simulation.world import Failure, World
 from hansa.tensor import Tensor
@@ -124,6 +124,9 @@ class Witness:
         what: Literal["sent", "reported"] = "reported" if to == OBSERVER else "sent"
         self.outcome.timeline.append(Happening(time, what, sender, to, message))
 
+    def traffic(self) -> dict[str, Traffic]:
+        return self.log.traffic()
+
     def delivered(self, to: str, letter: tuple[str, Message]) -> None:
         self.log.delivered(to, letter)
         self.outcome.timeline.append(Happening(self.outcome.world.clock, "delivered", letter[0], to, letter[1]))
@@ -175,6 +178,7 @@ def run(
     test: tuple[Vector, Vector] | None = None,
     record: Sequence[str] = ("server",),
     everyone: bool = False,
+    tested: bool = True,
     digest: bool = False,
     snapshots: bool = False,
     resume: bytes = b"",
@@ -191,6 +195,7 @@ def run(
         test: the server's examples; the first party's if not given.
         record: whose views are kept.
         everyone: keep every party's view.
+        tested: whether the parties have test examples.
         digest: hash the whole log.
         snapshots: take a snapshot at each save of the first party that starts.
         resume: go on from this snapshot.
@@ -206,9 +211,7 @@ def run(
         if role != many:
             return Shard(Examples(central.x, central.y, np.zeros(0, np.int64)), central)
         x, y = data[place]
-        return Shard(
-            Examples(x, y), Examples(x, y, np.arange(max(1, len(y) // 4)) if len(y) else np.zeros(0, np.int64))
-        )
+        return Shard(Examples(x, y), Examples(x, y, np.arange(-(-len(y) // 4) if tested else 0)))
 
     key = Key.root(seed)
     network = Network(faults or FaultPlan(), devices or Devices(), key.child("network")) if faults or devices else None

@@ -59,7 +59,7 @@ def visible(module: types.ModuleType) -> set[str]:
     return {
         name
         for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name not in ("annotations", "TYPE_CHECKING")
     }
 
 
@@ -119,7 +119,7 @@ def undocumented(package: str, module: types.ModuleType) -> Iterator[str]:
                 own = own or isinstance(member, property | staticmethod | classmethod)
                 if own and not method.startswith("_") and not described_somewhere(value, method):
                     yield f"{package}.{name}.{method}"
-        elif callable(value) or isinstance(value, types.ModuleType):
+        elif inspect.isfunction(value) or isinstance(value, types.ModuleType):
             if not value.__doc__:
                 yield f"{package}.{name}"
         else:

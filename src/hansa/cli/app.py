@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Final
 
 import typer
 
 from hansa.cli import catalogue, plans, runs
 from hansa.cli.output import say
+from hansa.errors import ConfigError, HansaError
+
+BAD_INPUT: Final = 2
+"""Exit code: what was asked cannot be done."""
+FAILED: Final = 1
+"""Exit code: a run failed."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,16 +35,29 @@ app.command("list")(catalogue.list_entries)
 
 def _version(asked: bool) -> None:
     if asked:
-        from hansa import __version__
-
-        say(f"hansa {__version__}")
+        say(f"hansa {version('hansa')}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Federated learning: the model moves, the data stays."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    A mistake of the user is one sentence on standard error and exit code 2; no traceback.
+    """
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="hansa")
+    except ConfigError as error:
+        print(f"hansa: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except HansaError as error:
+        print(f"hansa: {error}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hansa.errors import MissingExtra
 from hansa.learners import metrics as metrics
 from hansa.learners import objectives as objectives
 from hansa.learners import schedules as schedules
@@ -58,6 +57,8 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library in ("torch", "sklearn"):
+            from hansa.errors import MissingExtra
+
             raise MissingExtra(name, library) from error
         raise
     raise AttributeError(f"module 'hansa.learners' has no attribute {name!r}")
