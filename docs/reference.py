@@ -78,7 +78,9 @@ def directive(address: str, level: int, members: str = "") -> str:
 
 def section(module: str, names: list[str], level: int, src: Path = SRC) -> str:
     """One module's own docstring, then each of its public names."""
-    plain = [name for name in names if anchor(module, name, src) == f"{module}.{name}"]
+    face = src.joinpath(*module.split(".")[1:], "__init__.py")
+    inside = homes(parse(face)) if face.is_file() else {}
+    plain = [name for name in names if inside.get(name, "") not in (module, f"{module}.{name}")]
     members = "      members:" + ("".join(f"\n        - {name}" for name in plain) or " false") + "\n"
     rest = [directive(anchor(module, name, src), level + 1) for name in names if name not in plain]
     return "\n".join([directive(module, level, members), *rest])
