@@ -7,6 +7,7 @@ array or one row of such a batch, and becomes an array only when somebody asks.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, final
 
@@ -14,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+_BLOCK = 16_384
+"""Elements that are widened at a time: they stay in the processor's cache, where a wide copy of a whole model would not."""
 
 
 class Rows(ABC):
@@ -68,7 +72,13 @@ class Dense(Rows):
     def norms(self) -> npt.NDArray[np.float64]:
         # Every row of a batch is asked for its norm, one by one.
         if self._norms is None:
-            self._norms = np.array([np.sqrt(np.dot(row, row)) for row in self.matrix.astype(np.float64, copy=False)])
+            at_once = max(1, _BLOCK // max(1, self.size))
+            squares = np.empty(self.count)
+            for start in range(0, self.count, at_once):
+                part = self.matrix[start : start + at_once]
+                wide = part.astype(np.float64) if self.size <= _BLOCK else part
+                squares[start : start + at_once] = [_square(row) for row in wide]
+            self._norms = np.sqrt(squares)
         return self._norms
 
     def gram(self) -> npt.NDArray[np.float64]:
@@ -123,8 +133,21 @@ class Tensor:
         """The L2 norm over all elements, in float64."""
         if self.rows is not None:
             return abs(self.scale) * self.rows.norms().item(self.index)
-        flat = self.array.ravel().astype(np.float64, copy=False)
-        return float(np.sqrt(flat @ flat))
+        return math.sqrt(_square(self.array.ravel()))
+
+    def finite(self) -> bool:
+        """Whether :meth:`norm` is finite; where there is no doubt, without the time that an exact norm takes."""
+        if self.rows is None:
+            flat = self.array.ravel()
+        elif isinstance(self.rows, Dense):
+            flat = self.rows.matrix[self.index]
+        else:
+            return math.isfinite(self.norm())
+        if flat.size <= _BLOCK:
+            return math.isfinite(self.norm())
+        # A sum of squares in the tensor's own precision is finite only if all elements are; if not, it may have overflowed.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return math.isfinite(np.dot(flat, flat)) or math.isfinite(self.norm())
 
     def scaled(self, factor: float) -> Tensor:
         """This tensor times ``factor``; a row stays unbuilt."""
@@ -144,3 +167,18 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}, shape={self.shape})"
+
+
+def _square(flat: Array) -> float:
+    """The sum of squares, in float64."""
+    if flat.dtype == np.float64:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.dot(flat, flat))
+    wide = np.empty(min(flat.size, _BLOCK))
+    total = 0.0
+    for start in range(0, flat.size, _BLOCK):
+        part = flat[start : start + _BLOCK]
+        widened = wide[: part.size]
+        np.copyto(widened, part)
+        total += float(np.dot(widened, widened))
+    return total

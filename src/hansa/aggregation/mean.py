@@ -59,7 +59,9 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
     flow: ClassVar[Mapping[Form, Form]] = {"update": "mean", "bounded": "bounded mean", "noised update": "noised"}
     needs: ClassVar[str] = "a mean combines single updates, once"
 
-    effect: ClassVar[str] = "averages by {weights}; the collector sees every party's update, protected by nothing after this"
+    effect: ClassVar[str] = (
+        "averages by {weights}; the collector sees every party's update, protected by nothing after this"
+    )
 
     def __post_init__(self) -> None:
         if self.weights not in ("examples", "uniform"):
@@ -125,7 +127,11 @@ _ZEROS = (0.0, 0.0)
 
 
 class _Fold:
-    """Sums contributions batch by batch, so that a batch's rows are never built one by one and never kept after it is done."""
+    """Sums contributions batch by batch, so that a batch's rows are never built one by one and never kept after it is done.
+
+    Arrays are added in the order of arrival: as they are while all have the same factor, which then multiplies their sum, and
+    each times its own factor from the first that differs. A batch is added when its last row has arrived, or at the end.
+    """
 
     def __init__(self, size: int) -> None:
         self.total: Array | None = None
@@ -134,6 +140,10 @@ class _Fold:
         self.count = 0
         self.scalars: dict[str, tuple[float, float]] = {}
         self.open: dict[int, tuple[Rows, npt.NDArray[np.float64], int]] = {}
+        # The plain sum of the arrays so far, as long as all had the same factor.
+        self.alike: Array | None = None
+        self.factor = 0.0
+        self.uneven = False
 
     def add(self, message: Contribution, weight: float, factor: float) -> None:
         self.weight += weight
@@ -154,6 +164,7 @@ class _Fold:
     def mean(self, bound: float | None) -> Mean[U]:
         for key in list(self.open):
             self._close(key)
+        self._settle()
         assert self.total is not None
         with np.errstate(over="ignore", invalid="ignore"):
             delta = self.total * self.total.dtype.type(1.0 / self.weight)
@@ -171,13 +182,31 @@ class _Fold:
             self.total = summed if self.total is None else self.total + summed
 
     def _into(self, array: Array, factor: float) -> None:
+        # Where all weigh the same, as they mostly do, the weight is multiplied in once, at the end.
+        if self.alike is None and not self.uneven:
+            self.alike, self.factor = array.copy(), factor
+        elif self.alike is not None and self.factor == factor and self.alike.dtype == array.dtype:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.alike += array
+        else:
+            self._settle()
+            self.uneven = True
+            self._plus(array, factor)
+
+    def _settle(self) -> None:
+        alike, self.alike = self.alike, None
+        if alike is not None:
+            self._plus(alike, self.factor)
+
+    def _plus(self, array: Array, factor: float) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
+            summand = array * array.dtype.type(factor)
             if self.total is None:
-                self.total = array * array.dtype.type(factor)
+                self.total = summand
+            elif self.total.dtype == array.dtype:
+                self.total += summand
             else:
-                if self.total.dtype != array.dtype:
-                    self.total = self.total.astype(np.float64)
-                self.total += array * array.dtype.type(factor)
+                self.total = self.total.astype(np.float64) + summand
 
 
 def _flaw(message: Contribution, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:
@@ -191,11 +220,12 @@ def _flaw(message: Contribution, gathering: Gathering, dtypes: Sequence[np.dtype
     for name, value in message.scalars.items():
         if not math.isfinite(value):
             return f"a value of {value} for '{name[:_REASON]}'"
-    norm = message.delta.norm()
-    if not math.isfinite(norm):
+    if not message.delta.finite():
         return "an update with NaN or infinity"
-    if gathering.bound is not None and norm > gathering.bound * (1 + _ROUNDING):
-        return f"an update of norm {norm:.6g}, above the bound {gathering.bound:g} of the plan"
+    if gathering.bound is not None:
+        norm = message.delta.norm()
+        if norm > gathering.bound * (1 + _ROUNDING):
+            return f"an update of norm {norm:.6g}, above the bound {gathering.bound:g} of the plan"
     return ""
 
 
