@@ -72,12 +72,12 @@ class Dense(Rows):
     def norms(self) -> npt.NDArray[np.float64]:
         # Every row of a batch is asked for its norm, one by one.
         if self._norms is None:
-            at_once = max(1, _BLOCK // max(1, self.size))
-            squares = np.empty(self.count)
-            for start in range(0, self.count, at_once):
-                part = self.matrix[start : start + at_once]
-                wide = part.astype(np.float64) if self.size <= _BLOCK else part
-                squares[start : start + at_once] = [_square(row) for row in wide]
+            if self.size > _BLOCK:
+                squares = np.array([_square(row) for row in self.matrix])
+            else:
+                at_once = max(1, 2 * _BLOCK // max(1, self.size))
+                parts = [self.matrix[start : start + at_once] for start in range(0, self.count, at_once)]
+                squares = np.concatenate([_squares(part.astype(np.float64)) for part in parts] or [np.zeros(0)])
             self._norms = np.sqrt(squares)
         return self._norms
 
@@ -182,3 +182,10 @@ def _square(flat: Array) -> float:
         np.copyto(widened, part)
         total += float(np.dot(widened, widened))
     return total
+
+
+def _squares(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each row's sum of squares; it does not depend on the other rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: npt.NDArray[np.float64] = (matrix[:, None, :] @ matrix[:, :, None])[:, 0, 0]  # a dot product a row
+        return found
