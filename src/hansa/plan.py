@@ -169,6 +169,8 @@ def load(path: str | Path, tables: Mapping[str, type]) -> tuple[Plan, dict[str, 
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise PlanError([f"cannot be read: {error.strerror or error}"], str(path)) from None
+    except UnicodeDecodeError:
+        raise PlanError(["is not text in UTF-8"], str(path)) from None
     return parse(text, tables, str(path))
 
 
@@ -284,11 +286,16 @@ def _inline(value: Any) -> str:
         return {"inf": "inf", "-inf": "-inf", "nan": "nan"}.get(repr(value), repr(value))
     if isinstance(value, int):
         return str(value)
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _quoted(value)
+
+
+def _quoted(text: str) -> str:
+    # JSON escapes what TOML does, but for DEL; of characters beyond the first plane it would make pairs, which TOML has not.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
