@@ -22,6 +22,7 @@ from hansa.learners.torch.padded import Padded
 from hansa.learners.torch.resident import Recent, Resident, tensor_of
 from hansa.learners.torch.sequential import fit_sequential
 from hansa.learners.torch.vectorized import (
+    Step,
     Terms,
     compiled_step,
     fit_vectorized,
@@ -148,21 +149,25 @@ class Batch:
         works = [self.works[place] for place in group]
         terms = Terms.of(learner.optimizer, works, learner.clip_gradient)
         if engine == "vectorized":
-            step = make_step(self.resident, learner.resolved_loss, terms)
+            first, step = (make_step(self.resident, learner.resolved_loss, terms, shared) for shared in (True, False))
             data = self._padded(group)
-            return fit_vectorized(self.resident, step, terms, start, works, data, deltas)
+            return fit_vectorized(self.resident, first, step, terms, start, works, data, deltas)
         filled = group + [group[-1]] * (_COMPILED_TOGETHER - len(group))
         works = [self.works[place] for place in filled]
         data = self._padded(filled, learner.batch_size)
-        key = (learner, x_shape, terms)
-        step = _STEPS.get(key, lambda: compiled_step(self.resident, learner.resolved_loss, terms))
+        first, step = (self._compiled(x_shape, terms, shared) for shared in (True, False))
         try:
-            return fit_vectorized(self.resident, step, terms, start, works, data, deltas)
+            return fit_vectorized(self.resident, first, step, terms, start, works, data, deltas)
         except RuntimeError as error:
             cause = str(error).strip().partition("\n")[0]
             raise ConfigError(
                 f"Torch.engine 'compiled' cannot compile this model ({cause}); use engine='vectorized'"
             ) from error
+
+    def _compiled(self, x_shape: tuple[int, ...], terms: Terms, shared: bool) -> Step:
+        loss = self.learner.resolved_loss
+        key = (self.learner, x_shape, terms, shared)
+        return _STEPS.get(key, lambda: compiled_step(self.resident, loss, terms, shared))
 
     def _groups(self, engine: EngineName, members: list[int], facts: Facts) -> list[list[int]]:
         """``members`` in groups: equal numbers of steps stand together, because a group is padded to its longest."""
@@ -193,6 +198,8 @@ class Batch:
             cast(list[Course], paths),
             [self.rngs[place] for place in group],
             width or max(path.batch for path in distinct),
+            # Where parties differ, a width for each step would be a compilation for each.
+            trim=all(path is self.paths[0] for path in self.paths),
         )
 
     def _path(self, place: int) -> Course:

@@ -31,6 +31,7 @@ class Padded:
         loss, optimizer: the learner's.
         datas, works, paths, rngs: one of each a party.
         width: places in a batch.
+        trim: whether a step is as narrow as its largest batch, instead of ``width``.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Padded:
         paths: Sequence[Course],
         rngs: Sequence[Key],
         width: int,
+        trim: bool = False,
     ) -> None:
         self.parties, self.width = len(datas), width
         table = padded_batches(paths, rngs, width)
@@ -56,15 +58,16 @@ class Padded:
         share = real / np.maximum(sizes, 1)[:, :, None]
         self.share = torch.from_numpy(share).to(resident.device, resident.dtype)
         self.real = self._real.to(resident.device, resident.dtype)
+        self._widths = sizes.max(0).tolist() if trim else [width] * self.steps
         self.rates = _rate_table(optimizer, works, paths, self.steps)
 
     def batch(self, step: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and targets of one step, (parties, width, ...); of all, (parties, steps, width, ...), for None.
+        """Features and targets of one step, (parties, its width, ...); of all, (parties, steps, width, ...), for None.
 
         Raises:
             ConfigError: the model does not take such features, or the loss not such targets.
         """
-        rows = self._rows if step is None else self._rows[:, step]
+        rows = self._rows if step is None else self._rows[:, step, : self._widths[step]]
         flat = rows.reshape(-1)
         x = self._resident.features(np.take(self._x, flat, axis=0))
         y = self._resident.targets(self._loss, tuple(x.shape[1:]), np.take(self._y, flat, axis=0))

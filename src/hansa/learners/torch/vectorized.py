@@ -54,6 +54,7 @@ class Terms:
 
 def fit_vectorized(
     resident: Resident,
+    first: Step,
     step: Step,
     terms: Terms,
     start: torch.Tensor,
@@ -65,8 +66,9 @@ def fit_vectorized(
 
     Args:
         resident: the model.
-        step: a step of these parties, from :func:`make_step` or :func:`compiled_step`.
-        terms: what the step was made for.
+        first, step: the first step of these parties, from weights that all share, and any later one; from
+            :func:`make_step` or :func:`compiled_step`.
+        terms: what the steps were made for.
         start: the received model, shape (size,).
         works, data: one of each a party, and their batches.
         deltas: where the changes of the first ``len(deltas)`` parties are written; others only fill a fixed shape.
@@ -74,9 +76,8 @@ def fit_vectorized(
     size, parties = resident.trained_size, data.parties
     resident.load(start)
     resident.training(True)
-    flat = start[:size].expand(parties, size)
-    weights = _split(resident, flat)
-    origin = _split(resident, flat) if terms.proximal else []
+    weights = _parts(resident, start[:size])
+    origin = weights if terms.proximal else []
     velocity = [torch.zeros_like(part) for part in weights] if terms.momentum else []
     proximal = start.new_tensor([work.proximal for work in works])
     linear: Tensors = []
@@ -88,8 +89,9 @@ def fit_vectorized(
     found = torch.zeros(parties, dtype=torch.float64, device=resident.device)
     for index in range(data.steps):
         x, y = data.batch(index)
-        weights, velocity, losses = step(
-            weights, velocity, origin, x, y, data.share[:, index], rates[:, index].clone(), proximal, linear
+        share = data.share[:, index, : x.shape[1]]
+        weights, velocity, losses = (step if index else first)(
+            weights, velocity, origin, x, y, share, rates[:, index].clone(), proximal, linear
         )
         found += losses.double() * data.real[:, index].sum(1)
     count = len(deltas)
@@ -104,11 +106,12 @@ def fit_vectorized(
     return means[:count]
 
 
-def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
-    """One SGD step of several parties, as a function of their stacked weights.
+def make_step(resident: Resident, loss: Loss, terms: Terms, shared: bool = False) -> Step:
+    """One SGD step of several parties, as a function of their weights.
 
-    It takes weights, velocity, origin (one stacked tensor a parameter), features, targets, shares, rates, proximal factors and
-    linear terms, and returns the new weights and velocity and each party's loss.
+    It takes weights and velocity (a stacked tensor a parameter; where ``shared``, one of all parties), origin (one of all
+    parties), features, targets, shares, rates, proximal factors and linear terms, and returns the new weights and velocity,
+    stacked, and each party's loss. From shared weights the forward pass is one large batch.
     """
     names = resident.layout.names[: len(resident.trained)]
     module, each = resident.module, loss.each
@@ -118,7 +121,7 @@ def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
         output = functional_call(module, dict(zip(names, weights, strict=True)), (x,))
         return (each(output, y) * share).sum()
 
-    batched = vmap(grad_and_value(objective))
+    batched = vmap(grad_and_value(objective), in_dims=(None if shared else 0, 0, 0, 0))
 
     def step(
         weights: Tensors,
@@ -153,7 +156,7 @@ def make_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
     return step
 
 
-def compiled_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
+def compiled_step(resident: Resident, loss: Loss, terms: Terms, shared: bool) -> Step:
     """:func:`make_step`, compiled anew for each signature of its tensors; the first call of one compiles.
 
     The compiler's own guards look at the whole module in every call. They are left out: a signature has a function of its own,
@@ -170,7 +173,7 @@ def compiled_step(resident: Resident, loss: Loss, terms: Terms) -> Step:
             )  # the compiler's notes about its own choices; nothing that a caller can act on
             if signature not in made:
                 made[signature] = torch.compile(
-                    _own_code(make_step(resident, loss, terms)),
+                    _own_code(make_step(resident, loss, terms, shared)),
                     dynamic=False,
                     options={
                         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
@@ -223,6 +226,12 @@ def why_not_vmap(resident: Resident, loss: Loss, x_shape: tuple[int, ...]) -> st
 def has_compiler() -> bool:
     """Whether a C++ compiler is there for ``torch.compile``."""
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name)
+
+
+def _parts(resident: Resident, flat: torch.Tensor) -> Tensors:
+    """Views of flat parameters as one tensor a parameter."""
+    parts = torch.split(flat, [part.numel() for part in resident.trained])
+    return [part.view(old.shape) for part, old in zip(parts, resident.trained, strict=True)]
 
 
 def _split(resident: Resident, rows: torch.Tensor) -> Tensors:
