@@ -80,7 +80,14 @@ aggregations = st.one_of(
     st.just(hs.mean("uniform")),
     st.builds(lambda bound: hs.clip(bound) | hs.mean(), positive),
 )
-partitions = st.one_of(st.none(), st.just(data.IID()), st.builds(data.Dirichlet, positive))
+partitions = st.one_of(
+    st.none(),
+    st.just(data.IID()),
+    st.builds(data.Dirichlet, positive),
+    st.builds(data.LabelLimited, st.integers(1, 9)),
+    st.just(data.QuantitySkew()),
+    st.builds(data.ByColumn, words.filter(bool)),
+)
 specs = st.none() | st.builds(
     DataSpec, words, partitions, st.none() | counts, st.floats(0, 0.99), st.integers(0, 2**60),
     st.dictionaries(words, st.one_of(st.integers(-5, 5), words, st.booleans(), st.lists(st.integers(0, 5), max_size=3)), max_size=3),

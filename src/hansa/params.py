@@ -12,6 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
+from hansa.errors import nearest
 from hansa.tensor import Array
 
 
@@ -75,6 +76,8 @@ class Params:
         return Params(np.concatenate(parts) if parts else np.zeros(0, dtype), layout)
 
     def __getitem__(self, name: str) -> Array:
+        if name not in self.layout.names:
+            raise KeyError(f"no tensor is named {name!r}; {nearest(name, self.layout.names)}")
         place = self.layout.names.index(name)
         start, shape = self.layout.offsets[place], self.layout.shapes[place]
         view: Array = self.flat[start : start + math.prod(shape)].reshape(shape)

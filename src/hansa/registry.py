@@ -133,7 +133,7 @@ def name_of(group: str, kind: type) -> str | None:
         if where == place:
             return name
     for name in names(group):
-        if _plain(name) == _plain(kind.__name__) and find(group, name) is kind:
+        if name.replace("_", "") == kind.__name__.lower() and find(group, name) is kind:
             return name
     return None
 
