@@ -17,7 +17,8 @@ from functools import partial
 from typing import Final
 
 from bench import averaging, cores, peers, population, scheduler, training
-from bench.figure import Disagreement, Figures, Size, Unavailable, as_json, as_text
+from bench.figure import Disagreement, Figures, Size, Unavailable, as_json, as_row, as_text
+from bench.quality import digits, heart, mnist
 from hansa.errors import nearest
 
 SUITES: Final[dict[str, Callable[[Size], Figures]]] = {
@@ -28,6 +29,9 @@ SUITES: Final[dict[str, Callable[[Size], Figures]]] = {
     "simulation/cores": cores.measure,
     "simulation/population": population.measure,
     "aggregation/mean": averaging.measure,
+    "quality/heart": heart.measure,
+    "quality/mnist": mnist.measure,
+    "quality/digits": digits.measure,
     "peers/pfl": peers.pfl,
     "peers/flower": peers.flower,
 }
@@ -55,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, each figure beside its reference.")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="simulation/cnn, or simulation for all below it")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--table", action="store_true", help="rows of a Markdown table")
     parser.add_argument("--list", action="store_true", help="print the suites' names and stop")
     parser.add_argument("--quick", action="store_true", help="tiny sizes; the figures mean nothing")
     given = parser.parse_args(arguments)
@@ -62,11 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list:
         print("\n".join(names))
         return 0
+    shown = as_json if given.json else as_row if given.table else as_text
     failed = 0
     for name in names:
         try:
             for figure in SUITES[name](Size(given.quick)):
-                print(as_json(figure) if given.json else as_text(figure), flush=True)
+                print(shown(figure), flush=True)
         except (Unavailable, Disagreement) as reason:
             print(f"{name}: {reason}", file=sys.stderr, flush=True)
             failed = 1

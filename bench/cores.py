@@ -6,45 +6,34 @@ Each side runs several times in turn, each run with its own workers, whose start
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from statistics import median
 from time import perf_counter
-from typing import Literal
 
 from bench.clock import Turns
 from bench.figure import Disagreement, Figure, Figures, Size, Unavailable
-from bench.work import CASES, COHORT, Case, digits, one_thread, plan, simulated
-from hansa.learners.torch.engines import EngineName
+from bench.work import COHORT, SHORT, Case, digits, one_thread, plan, simulated
 from hansa.simulation.threads import limit_threads
 
 TURNS = 3
-SCALED = {
-    "cnn": replace(CASES["cnn"], block=8, blocks=5, warm=8),
-    "logistic": replace(CASES["logistic"], block=50, blocks=6, warm=50),
-    "mlp": replace(CASES["mlp"], block=3, blocks=3, warm=3),
-}
 
 
 def measure(size: Size) -> Figures:
     """The convolutional model's figure, then the others'."""
     one_thread()
-    cores = len(os.sched_getaffinity(0)) if os.name == "posix" else os.cpu_count() or 1
-    if cores < 2 and not size.quick:
+    if (os.cpu_count() or 1) < 2 and not size.quick:
         raise Unavailable("simulation/cores needs two cores")
-    return [_one(name, case.sized(size), size) for name, case in SCALED.items() if name == "cnn" or not size.quick]
+    return [_one(name, case.sized(size), size) for name, case in SHORT.items() if name == "cnn" or not size.quick]
 
 
 def _one(name: str, case: Case, size: Size) -> Figure:
     data, cohort = digits(size.of(1000, 20)), size.of(COHORT, 4)
     rates: dict[int, list[float]] = {1: [], 2: []}
     models = {}
-    # These runs are too short to earn compiling by themselves; a real one of this model is not.
-    engine: EngineName | Literal["auto"] = "compiled" if name == "cnn" and not size.quick else "auto"
     for _ in range(size.of(TURNS, 1)):
         for workers in rates:
             turns = Turns(case.block, case.warm, clock=perf_counter)
             with limit_threads(1):
-                run = simulated(plan(case.model, case.rounds, cohort, engine), data, turns, workers=workers)
+                run = simulated(plan(case.model, case.rounds, cohort, case.engine), data, turns, workers=workers)
             rates[workers] += [cohort / seconds for seconds in turns.seconds]
             assert run.params is not None
             models[workers] = run.params.flat.tobytes()

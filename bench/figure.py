@@ -75,5 +75,15 @@ def as_text(figure: Figure) -> str:
     return f"{figure.name:<28} {value:>13} {figure.unit:<11} {figure.ratio:>6.2f}x of {figure.reference}: {reference}"
 
 
+def as_row(figure: Figure) -> str:
+    """One row of a Markdown table, as in ``docs/benchmarks.md``.
+
+    >>> as_row(Figure("a/b", 30.0, "s", "a loop", 10.0))
+    '| `a/b` | 30.0 s | a loop: 10.0 | 3.00 |'
+    """
+    value, reference = _digits(figure.value), _digits(figure.reference_value)
+    return f"| `{figure.name}` | {value} {figure.unit} | {figure.reference}: {reference} | {figure.ratio:.2f} |"
+
+
 def _digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class Case:
         reference: rounds of the reference in a block.
         blocks: how many of each.
         warm: rounds before the first block.
+        engine: of Hansa's learner.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Case:
     reference: int
     blocks: int
     warm: int
+    engine: EngineName | Literal["auto"] = "auto"
 
     def sized(self, size: Size) -> Case:
         """This case, or a tiny one."""
@@ -87,6 +89,14 @@ CASES = {
     "logistic": Case("logistic", logistic, block=50, reference=10, blocks=15, warm=50),
     "cnn": Case("cnn", cnn, block=13, reference=4, blocks=15, warm=5),
     "mlp": Case("mlp", mlp, block=3, reference=2, blocks=9, warm=2),
+}
+
+
+# Where a case runs several times in one suite; too short to earn compiling by itself, which a real run of that model does.
+SHORT = {
+    "logistic": replace(CASES["logistic"], block=50, blocks=6, warm=50),
+    "cnn": replace(CASES["cnn"], block=8, blocks=5, warm=8, engine="compiled"),
+    "mlp": replace(CASES["mlp"], block=3, blocks=3, warm=3),
 }
 
 

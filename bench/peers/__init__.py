@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.clock import Turns
 from bench.figure import Figure, Figures, Size, Unavailable
-from bench.work import CASES, COHORT, digits, one_thread, plan, scratch, simulated
+from bench.work import COHORT, SHORT, digits, one_thread, plan, scratch, simulated
 
 HERE = Path(__file__).resolve().parent
 # torch is pinned: an unpinned one may bring builds of several gigabytes.
@@ -62,7 +62,7 @@ def pfl(size: Size) -> Figures:
     """The three models in pfl-research."""
     return [
         _beside(PFL, case, size, "peers/pfl" + ("" if case == "logistic" else f"/{case}"), ("MODEL", "ROUNDS"))
-        for case in CASES
+        for case in SHORT
         if case == "logistic" or not size.quick
     ]
 
@@ -75,12 +75,12 @@ def flower(size: Size) -> Figures:
 def _beside(peer: Peer, name: str, size: Size, figure: str, arguments: Sequence[str]) -> Figure:
     python = environment(peer)
     one_thread()
-    case, data, cohort = CASES[name].sized(size), digits(size.of(1000, 20)), size.of(COHORT, 4)
+    case, data, cohort = SHORT[name].sized(size), digits(size.of(1000, 20)), size.of(COHORT, 4)
     rates: list[float] = []
 
     def ours() -> None:
         turns = Turns(case.block, case.warm, clock=peer.clock)
-        simulated(plan(case.model, case.rounds, cohort), data, turns)
+        simulated(plan(case.model, case.rounds, cohort, case.engine), data, turns)
         rates.extend(cohort / seconds for seconds in turns.seconds)
 
     theirs: list[float] = []

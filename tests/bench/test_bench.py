@@ -21,7 +21,7 @@ from hansa.horizontal.fedavg import FedAvg
 from hansa.monitoring.records import RoundRecord, RunEnd, RunInfo
 
 FIELDS = ["name", "value", "unit", "reference", "reference_value", "ratio"]
-INSTALLED = [name for name in command.SUITES if not name.startswith("peers/")]
+INSTALLED = [name for name in command.SUITES if not name.startswith(("peers/", "quality/"))]
 
 
 def record(number: int) -> RoundRecord:
