@@ -1,0 +1,1 @@
+"""How good the models are: accuracies and rounds beside the published ones."""
