@@ -9,28 +9,33 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
-import signal
-import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import ConfigError, WorkerLost
-from hansa.examples import Examples, Shard
-from hansa.learner import BatchLearner, Learner, LocalWork
+from hansa.learner import BatchLearner, Learner
 from hansa.message import Message, decode, encode
 from hansa.params import Params
-from hansa.rng import Key
-from hansa.simulation.batching import Batch, run_batch
-from hansa.simulation.threads import limit_threads
+from hansa.simulation.batching import Batch
+from hansa.simulation.worker import (
+    Failed,
+    Forget,
+    Population,
+    Products,
+    Ran,
+    Run,
+    Sum,
+    Summed,
+    serve,
+    travelling,
+)
 from hansa.tensor import Array, Rows, Tensor
 from hansa.update import Update
 
@@ -38,101 +43,6 @@ _SLOTS: Final = 4
 """Models in shared memory at a time: an asynchronous protocol trains from several."""
 _AHEAD: Final = 2
 """Batches a worker has at once, so that it never waits for the next."""
-
-
-class Population(Protocol):
-    """Where a worker finds a party's examples."""
-
-    def shard(self, party: int) -> Shard:
-        """The data of one party."""
-        ...
-
-
-class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A :class:`~hansa.learner.LocalWork` that travels."""
-
-    round: int
-    proximal: float
-    linear: Tensor | None
-    epochs: int | None
-    steps: int | None
-    full_batch: bool
-    learning_rate: float
-
-
-class Run(Message, frozen=True):
-    """Run a batch."""
-
-    tag = "hansa.pool.run/1"
-    discloses = "nothing: it stays on the simulating machine"
-
-    ticket: int
-    name: str
-    slot: int
-    refs: list[tuple[int, int]]
-    works: list[Work]
-    keys: list[bytes]
-
-
-class Sum(Message, frozen=True):
-    """Sum the rows of a batch into the worker's shared result."""
-
-    tag = "hansa.pool.sum/1"
-    discloses = "nothing: it stays on the simulating machine"
-
-    ticket: int
-    coefficients: Tensor
-
-
-class Products(Message, frozen=True):
-    """The inner products of a batch's rows."""
-
-    tag = "hansa.pool.products/1"
-    discloses = "nothing: it stays on the simulating machine"
-
-    ticket: int
-
-
-class Forget(Message, frozen=True):
-    """A batch's rows are no longer needed."""
-
-    tag = "hansa.pool.forget/1"
-    discloses = "nothing: it stays on the simulating machine"
-
-    ticket: int
-
-
-class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call of a batch raised."""
-
-    place: int
-    kind: str
-    text: str
-    traceback: str
-
-
-class Ran(Message, frozen=True):
-    """What a batch gave, without its vectors."""
-
-    tag = "hansa.pool.ran/1"
-    discloses = "nothing: it stays on the simulating machine"
-
-    ticket: int
-    names: list[str]
-    scalars: Tensor
-    weights: Tensor
-    norms: Tensor
-    size: int
-    failed: list[Failed]
-
-
-class Summed(Message, frozen=True):
-    """A sum is in the shared result; or the inner products are here."""
-
-    tag = "hansa.pool.summed/1"
-    discloses = "nothing: it stays on the simulating machine"
-
-    products: Tensor | None
 
 
 @final
@@ -163,7 +73,7 @@ class ProcessPool:
             result = _shared(params.flat)
             inherited = [worker.pipe for worker in self._workers] + [here]
             process = context.Process(
-                target=_serve,
+                target=serve,
                 args=(there, inherited, learner, data, params, self._models, result, threads),
                 daemon=True,
             )
@@ -182,7 +92,7 @@ class ProcessPool:
             return False
         works, keys = [], []
         if batch.name == "fit":
-            works = _works([job.arguments[2] for job in batch.jobs])
+            works = travelling([job.arguments[2] for job in batch.jobs])
             keys = [job.arguments[3].digest for job in batch.jobs]
         batch.ticket = self._next
         self._next += 1
@@ -343,7 +253,7 @@ class _RemoteRows(Rows):
 
 def _outcomes(pool: ProcessPool, worker: int, batch: Batch, ran: Ran) -> list[Any]:
     failed = {f.place: _error(f) for f in ran.failed}
-    table = ran.scalars.array
+    table, present = ran.scalars.array, ran.present.array
     rows = _RemoteRows(pool, worker, ran, np.dtype(pool.layout.dtype)) if batch.name == "fit" and ran.size else None
     outcomes: list[Any] = []
     place = 0
@@ -351,9 +261,8 @@ def _outcomes(pool: ProcessPool, worker: int, batch: Batch, ran: Ran) -> list[An
         if job in failed:
             outcomes.append(failed[job])
             continue
-        scalars = {
-            name: float(value) for name, value in zip(ran.names, table[place], strict=True) if not np.isnan(value)
-        }
+        known = zip(ran.names, table[place], present[place], strict=True)
+        scalars = {name: float(value) for name, value, there in known if there}
         outcomes.append(
             scalars if rows is None else Update(Tensor(None, rows, place), float(ran.weights.array[place]), scalars)
         )
@@ -367,110 +276,6 @@ def _error(failed: Failed) -> Exception:
     return error
 
 
-def _works(works: Sequence[LocalWork]) -> list[Work]:
-    """The works, or a single one where all are alike."""
-    first = works[0]
-    alike = first.linear is None and all(work.linear is None and work == first for work in works[1:])
-    return [
-        Work(
-            w.round,
-            w.proximal,
-            None if w.linear is None else Tensor(w.linear),
-            w.epochs,
-            w.steps,
-            w.full_batch,
-            w.learning_rate,
-        )
-        for w in (works[:1] if alike else works)
-    ]
-
-
 def _shared(like: Array) -> Array:
     memory = mmap.mmap(-1, max(1, like.nbytes))
     return np.frombuffer(memory, dtype=like.dtype, count=like.size)
-
-
-def _serve(
-    pipe: Connection,
-    inherited: Sequence[Connection],
-    learner: BatchLearner,
-    data: Population,
-    params: Params,
-    models: Sequence[Array],
-    result: Array,
-    threads: int,
-) -> None:
-    """A worker's life: ends when the pipe does, so a worker never outlives its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for other in inherited:
-        other.close()
-    kept: dict[int, Rows] = {}
-    with limit_threads(threads):
-        while True:
-            try:
-                request = decode(pipe.recv_bytes(), [Run, Sum, Products, Forget])
-            except (EOFError, OSError):
-                return
-            if isinstance(request, Run):
-                # A copy: the slot may be given to another model while rows of this batch still refer to it.
-                model = params.replaced(models[request.slot].copy())
-                answer: Message = _run(learner, data, model, request, kept)
-            elif isinstance(request, Sum):
-                result[:] = kept[request.ticket].weighted_sum(request.coefficients.array)
-                answer = Summed(None)
-            elif isinstance(request, Products):
-                answer = Summed(Tensor(kept[request.ticket].gram()))
-            else:
-                assert isinstance(request, Forget)
-                kept.pop(request.ticket, None)
-                continue
-            try:
-                pipe.send_bytes(encode(answer))
-            except OSError:
-                return
-
-
-def _run(learner: BatchLearner, data: Population, params: Params, request: Run, kept: dict[int, Rows]) -> Message:
-    examples = [_examples(data.shard, ref) for ref in request.refs]
-    calls: list[tuple[Any, ...]]
-    if request.name == "fit":
-        works = [
-            LocalWork(
-                w.round,
-                w.proximal,
-                None if w.linear is None else w.linear.array,
-                w.epochs,
-                w.steps,
-                w.full_batch,
-                w.learning_rate,
-            )
-            for w in request.works
-        ]
-        if len(works) == 1:
-            works = works * len(examples)
-        calls = [(e, w, Key(k)) for e, w, k in zip(examples, works, request.keys, strict=True)]
-    else:
-        calls = [(e,) for e in examples]
-    outcomes = run_batch(learner, request.name, params, calls)
-    failed = [
-        Failed(place, type(o).__name__, str(o), "".join(traceback.format_exception(o)))
-        for place, o in enumerate(outcomes)
-        if isinstance(o, Exception)
-    ]
-    good = [o for o in outcomes if not isinstance(o, Exception)]
-    tables = [o.scalars for o in good] if request.name == "fit" else good
-    names = sorted({name for table in tables for name in table})
-    scalars = np.array([[table.get(name, np.nan) for name in names] for table in tables]).reshape(len(good), len(names))
-    weights, norms, size = np.zeros(0), np.zeros(0), 0
-    if request.name == "fit" and good:
-        rows = good[0].delta.rows
-        kept[request.ticket] = rows
-        weights = np.array([update.weight for update in good])
-        norms, size = rows.norms(), rows.size
-    return Ran(request.ticket, names, Tensor(scalars), Tensor(weights), Tensor(norms), size, failed)
-
-
-def _examples(shard: Callable[[int], Shard], ref: tuple[int, int]) -> Examples:
-    party, split = ref
-    data = shard(party)
-    return data.test if split else data.train

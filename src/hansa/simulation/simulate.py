@@ -107,7 +107,9 @@ def check(plan: Plan, data: FederatedData) -> Params:
     """
     cohort = getattr(plan.protocol, "cohort", None)
     if isinstance(cohort, int) and cohort > len(data):
-        raise PlanError([f"[protocol.cohort] the cohort of {cohort} is larger than the population of {len(data)} parties"])
+        raise PlanError(
+            [f"[protocol.cohort] the cohort of {cohort} is larger than the population of {len(data)} parties"]
+        )
     params = plan.learner.init(_key(plan).child("server/init"), data.example)
     plan.learner.evaluate(params, data.example)
     return params
