@@ -75,6 +75,12 @@ CASES = [
     Case("fedbuff", FEDBUFF, {"concurrency": 8, "buffer": 3}, {"devices": FLEET}),
     Case("fedbuff at once", FEDBUFF, {"concurrency": 8, "buffer": 3}),
     Case("dpsgd", "hansa.decentralized.dpsgd:DPSGD", {"evaluate_every": 2}),
+    Case(
+        "dpsgd with losses",
+        "hansa.decentralized.dpsgd:DPSGD",
+        {"evaluate_every": 2, "deadline": 25.0},
+        {"devices": FLEET, "faults": FaultPlan(drop=0.1, crashes=(Crash("client-4", 15.0, 20.0),))},
+    ),
     Case("dpsgd on devices", "hansa.decentralized.dpsgd:DPSGD", {"evaluate_every": 2}, {"devices": FLEET}),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))

