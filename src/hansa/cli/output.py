@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
+
+from hansa.monitoring.strict_json import dumps
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else, on standard output.")]
 
@@ -18,4 +19,4 @@ def say(text: str) -> None:
 
 def emit(data: Any) -> None:
     """Print a JSON document."""
-    print(json.dumps(data, indent=2, default=str), file=sys.stdout)
+    print(dumps(data, indent=2), file=sys.stdout)

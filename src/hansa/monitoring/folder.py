@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -34,6 +35,7 @@ from safetensors.numpy import save_file
 from hansa.errors import ConfigError, ResumeError
 from hansa.monitoring.records import RoundRecord, RunEnd, RunInfo
 from hansa.monitoring.report import report
+from hansa.monitoring.strict_json import dumps
 from hansa.params import Params
 
 
@@ -41,16 +43,16 @@ from hansa.params import Params
 class RunFolder:
     """Writes a run into a folder. A tracker, and the keeper of the checkpoint.
 
-    *Guarantees*: ``status.json``, the model and the checkpoint are replaced whole, so a process that is killed at any instant
-    leaves the previous or the new one; a resumed run leaves the same metrics as one that was not interrupted, but for real
-    seconds.
+    *Guarantees*: every file but ``metrics.jsonl`` is replaced whole, so a process that is killed at any instant leaves the
+    previous or the new one; ``metrics.jsonl`` grows by a line a round, and a checkpoint knows how many of them are its own. A
+    resumed run leaves the same metrics as one that was not interrupted, but for real seconds.
 
     Args:
         path: the folder; made if it is not there.
         resume: whether a run in it is to go on.
 
     Raises:
-        ConfigError: it holds a run already and is not to be resumed, or cannot be written.
+        ConfigError: it holds a run already and is not to be resumed, or cannot be made.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -64,6 +66,8 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{path} cannot be made: {error.strerror}") from None
         self._records: list[RoundRecord] = []
+        self._kept = b""
+        self._hash, self._size = _hash(b""), 0
         self._status: dict[str, Any] = {}
 
     def begin(self, info: RunInfo) -> None:
@@ -80,20 +84,24 @@ class RunFolder:
             "parameters": info.parameters,
             "settings": dict(info.settings),
         }
+        # What an interrupted run did after its checkpoint is done again.
+        self._rewrite(self._kept)
+        self._kept = b""
         self._replace("status.json", _json(self._status))
-        if not self._records:
-            (self.path / "metrics.jsonl").write_bytes(b"")
 
     def round(self, record: RoundRecord) -> None:
         """Append a round."""
         self._records.append(record)
+        line = _line(record)
+        self._hash.update(line)
+        self._size += len(line)
         with (self.path / "metrics.jsonl").open("ab") as out:
-            out.write(_line(record))
+            out.write(line)
 
     def end(self, end: RunEnd) -> None:
         """Write the tables, the true end and the report."""
-        _write_table(self.path / "metrics.csv", _round_rows(self._records))
-        _write_table(self.path / "parties.csv", _party_rows(self._records))
+        self._replace("metrics.csv", _table(_round_rows(self._records)))
+        self._replace("parties.csv", _table(_party_rows(self._records)))
         self._replace("messages.json", _json(end.traffic))
         self._status |= {
             "status": end.status,
@@ -112,13 +120,22 @@ class RunFolder:
         temporary.replace(self.path / "model.safetensors")
 
     def write_checkpoint(self, frame: bytes, history: Sequence[RoundRecord]) -> None:
-        """Keep a snapshot and the records up to it."""
-        lines = json.dumps([asdict(record) for record in history]).encode()
-        content = len(lines).to_bytes(8, "little") + lines + frame
-        self._replace("checkpoint.bin", _checksum(content) + content)
+        """Keep a snapshot, and how much of ``metrics.jsonl`` belongs to it.
+
+        Args:
+            frame: the snapshot.
+            history: the records so far.
+        """
+        if len(history) != len(self._records):
+            self._records = list(history)
+            self._rewrite(b"".join(_line(record) for record in history))
+        with (self.path / "metrics.jsonl").open("rb") as lines:
+            os.fsync(lines.fileno())
+        content = self._size.to_bytes(8, "little") + self._hash.digest() + frame
+        self._replace("checkpoint.bin", _hash(content).digest() + content)
 
     def checkpoint(self) -> tuple[bytes, list[RoundRecord]]:
-        """The last snapshot and its records; the metrics files are cut back to them.
+        """The last snapshot and its records; when the run begins, the metrics files are cut back to them.
 
         Raises:
             ResumeError: there is none, or it is damaged.
@@ -127,17 +144,31 @@ class RunFolder:
             raw = (self.path / "checkpoint.bin").read_bytes()
         except OSError:
             raise ResumeError(f"{self.path} holds no checkpoint to go on from; start the run anew") from None
-        checksum, raw = raw[:_CHECKSUM], raw[_CHECKSUM:]
-        if checksum != _checksum(raw):
+        checksum, content = raw[:_CHECKSUM], raw[_CHECKSUM:]
+        if len(content) < 8 + _CHECKSUM or checksum != _hash(content).digest():
             raise ResumeError(f"the checkpoint in {self.path} is damaged; start the run anew")
-        size = int.from_bytes(raw[:8], "little")
+        size, lines_checksum, frame = (
+            int.from_bytes(content[:8], "little"),
+            content[8:][:_CHECKSUM],
+            content[8 + _CHECKSUM :],
+        )
         try:
-            records = [RoundRecord(**record) for record in json.loads(raw[8 : 8 + size])]
-        except (ValueError, TypeError):
-            raise ResumeError(f"the checkpoint in {self.path} is damaged; start the run anew") from None
-        self._records = list(records)
-        self._replace("metrics.jsonl", b"".join(_line(record) for record in records))
-        return raw[8 + size :], records
+            with (self.path / "metrics.jsonl").open("rb") as lines:
+                kept = lines.read(size)
+        except OSError:
+            kept = b""
+        if _hash(kept).digest() != lines_checksum:
+            raise ResumeError(
+                f"metrics.jsonl in {self.path} is not what it was at the checkpoint; put it back, or start the run anew"
+            )
+        self._kept = kept
+        self._records = [_record(line) for line in kept.splitlines()]
+        return frame, list(self._records)
+
+    def _rewrite(self, lines: bytes) -> None:
+        """Make ``lines`` all that ``metrics.jsonl`` holds."""
+        self._hash, self._size = _hash(lines), len(lines)
+        self._replace("metrics.jsonl", lines)
 
     def _replace(self, name: str, content: bytes) -> None:
         """Write a file so that at any instant there is the old one or the new one."""
@@ -152,8 +183,8 @@ class RunFolder:
 _CHECKSUM = 16
 
 
-def _checksum(content: bytes) -> bytes:
-    return blake2b(content, digest_size=_CHECKSUM).digest()
+def _hash(content: bytes) -> blake2b:
+    return blake2b(content, digest_size=_CHECKSUM)
 
 
 def environment() -> dict[str, Any]:
@@ -175,20 +206,21 @@ def environment() -> dict[str, Any]:
 
 
 def _line(record: RoundRecord) -> bytes:
-    return json.dumps(_finite(asdict(record)), separators=(",", ":")).encode() + b"\n"
+    return dumps(asdict(record)).encode() + b"\n"
+
+
+def _record(line: bytes) -> RoundRecord:
+    data = json.loads(line)
+    parties = {name: _metrics(own) for name, own in data.pop("parties").items()}
+    return RoundRecord(metrics=_metrics(data.pop("metrics")), parties=parties, **data)
+
+
+def _metrics(data: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in data.items()}
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(_finite(data), indent=2, default=str).encode() + b"\n"
-
-
-def _finite(data: Any) -> Any:
-    """JSON has no NaN: what is no number is null."""
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    return dumps(data, indent=2).encode() + b"\n"
 
 
 def _round_rows(records: Iterable[RoundRecord]) -> list[dict[str, Any]]:
@@ -199,10 +231,11 @@ def _party_rows(records: Iterable[RoundRecord]) -> list[dict[str, Any]]:
     return [{"round": r.round, "party": party, **metrics} for r in records for party, metrics in r.parties.items()]
 
 
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _table(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A CSV table with every column that any row has."""
     columns = dict.fromkeys(column for row in rows for column in row)
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(columns), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(columns), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()

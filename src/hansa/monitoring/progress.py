@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from hansa.monitoring.records import RoundRecord, RunEnd, RunInfo, Tracker
+from hansa.monitoring.strict_json import dumps
 
 _FIRST = ("test_accuracy", "test_loss", "train_loss")
 
@@ -81,7 +81,7 @@ class JsonLines:
         self._write("end", asdict(end))
 
     def _write(self, event: str, data: Mapping[str, Any]) -> None:
-        print(json.dumps({"event": event, **data}, default=str), file=self.stream, flush=True)
+        print(dumps({"event": event, **data}), file=self.stream, flush=True)
 
 
 @final
