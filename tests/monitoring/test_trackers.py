@@ -240,10 +240,14 @@ def test_wandb_offline_has_every_value_and_the_true_end(quiet_wandb: Path) -> No
 
 def test_wandb_takes_no_code_and_names_no_machine(quiet_wandb: Path) -> None:
     follow(WandB("project", folder=quiet_wandb))
-    kinds = {record.WhichOneof("record_type") for record in wandb_records(quiet_wandb)}
+    records = {record.WhichOneof("record_type"): record for record in wandb_records(quiet_wandb)}
+    kinds = set(records)
+    assert records["run"].run.host == "-"
     assert kinds & {"run", "history", "exit"} and not kinds & {"output", "output_raw", "stats"}
     kept = {path.name for path in quiet_wandb.rglob("files/*")}
-    assert not {name for name in kept if name.endswith((".py", ".patch", "metadata.json", "output.log"))}
+    assert not {
+        name for name in kept if name.endswith((".py", ".patch", "metadata.json", "output.log", "requirements.txt"))
+    }
 
 
 def test_wandb_follows_two_runs_at_once(quiet_wandb: Path) -> None:

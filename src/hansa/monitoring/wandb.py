@@ -14,7 +14,7 @@ from hansa.monitoring.records import RoundRecord, RunEnd, RunInfo
 class WandB:
     """Logs the plan as configuration, metrics by round, and how the run ended as summary.
 
-    Only what Hansa reports is logged: no source code, no console, no machine or repository. Offline, everything stays in a
+    Only what Hansa reports is logged: no source code, no console, no machine, packages or repository. Offline, everything stays in a
     folder, from which ``wandb sync`` sends it when somebody decides to.
 
     Args:
@@ -50,7 +50,14 @@ class WandB:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         quiet = self._library.Settings(
-            silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            host="-",
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
         )
         facts = {
             "digest": info.digest,
