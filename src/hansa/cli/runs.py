@@ -142,7 +142,7 @@ def _tracker(name: str, plan: Plan, folder: Path) -> Tracker:
     elif name == "mlflow":
         tracker = module.MLflow(plan.name or "hansa")
     else:
-        tracker = module.WandB(plan.name or "hansa")
+        tracker = module.WandB(plan.name or "hansa", folder=folder)
     return tracker
 
 
