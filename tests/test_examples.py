@@ -40,7 +40,7 @@ def output(name: str, folder: Path) -> str:
 
 
 def test_every_script_is_tested() -> None:
-    tested = {"quickstart_numpy.py", "quickstart_torch.py", "stragglers.py", "gossip.py"}
+    tested = {"quickstart_numpy.py", "quickstart_torch.py", "stragglers.py", "gossip.py", "heart_disease.py"}
     mine = {path.name for path in EXAMPLES.glob("*.py")}
     assert tested <= mine
     for name in mine - tested:
@@ -68,6 +68,17 @@ def test_gossip_needs_no_server(tmp_path: Path) -> None:
     accuracy = [float(found) for found in re.findall(r"accuracy ([0-9.]+)", text)]
     apart = [float(found) for found in re.findall(r"neighbours ([0-9.]+)", text)]
     assert min(accuracy) > 0.8 and apart[1] < apart[0]
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["made up", "real"])
+def test_hospitals_gain_from_training_together(real: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "heart_disease.py")]
+    if real:
+        command.append(str(request.getfixturevalue("real_data")("heart-disease-4-hospitals")))
+    text = run(command, tmp_path)
+    found = {name: float(value) for name, value in re.findall(r"(federated|local only) +[0-9.]+ +([0-9.]+)", text)}
+    assert found["federated"] > found["local only"], text
+    assert len(re.findall(r"accuracy [0-9.]+ on [0-9]+ patients", text)) == 4
 
 
 USES_ALL = """
