@@ -7,6 +7,7 @@ from hansa.simulation.network import Device as Device
 from hansa.simulation.network import Devices as Devices
 from hansa.simulation.network import FaultPlan as FaultPlan
 from hansa.simulation.network import Partition as Partition
+from hansa.simulation.replay import replay as replay
 from hansa.simulation.run import Run as Run
 from hansa.simulation.settings import Simulation as Simulation
 from hansa.simulation.world import Failure as Failure
@@ -22,4 +23,5 @@ __all__ = [
     "Run",
     "Simulation",
     "mermaid",
+    "replay",
 ]
