@@ -222,7 +222,8 @@ FAULTS: Mapping[str, tuple[FaultPlan, frozenset[str]]] = {
 @pytest.mark.parametrize("name", ["ring", "complete", "star"])
 def test_the_silent_are_left_out_with_the_weight_to_oneself(name: str, fault: str, data: Data) -> None:
     faults, gone = FAULTS[fault]
-    outcome = run(dpsgd(topology=TOPOLOGIES[name]), data, faults=faults, record=())
+    # Without test examples nothing happens between a peer's last average and its word that it is done.
+    outcome = run(dpsgd(topology=TOPOLOGIES[name]), data, faults=faults, record=(), tested=False)
     assert outcome.error is None
     assert {failure.party for failure in outcome.failures} == gone
     missed = replayed(outcome, data, TOPOLOGIES[name], gone)
@@ -380,7 +381,7 @@ def test_a_killed_run_resumes_to_the_identical_end(data: Data) -> None:
 names = st.sampled_from([f"peer-{i}" for i in range(len(SIZES))])
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     drop=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     duplicate=st.sampled_from([0.0, 0.5]),
@@ -388,7 +389,7 @@ names = st.sampled_from([f"peer-{i}" for i in range(len(SIZES))])
     crashes=st.lists(st.builds(Crash, names, st.floats(0, 40), st.one_of(st.none(), st.floats(0, 30))), max_size=6).map(
         tuple
     ),
-    cut=st.lists(st.builds(Partition, st.just(("peer-1", "peer-4")), st.floats(0, 10), st.floats(10, 30)), max_size=1),
+    cut=st.lists(st.builds(Partition, st.just(("peer-1", "peer-4")), st.floats(0, 10), st.floats(11, 30)), max_size=1),
     topology=st.sampled_from(list(TOPOLOGIES.values())),
     every=st.integers(0, 3),
 )

@@ -342,7 +342,7 @@ fault_plans = st.builds(
         max_size=4,
     ).map(tuple),
     partitions=st.lists(
-        st.builds(Partition, st.just(("client-1", "client-2", "client-5")), st.floats(0, 10), st.floats(10, 30)),
+        st.builds(Partition, st.just(("client-1", "client-2", "client-5")), st.floats(0, 10), st.floats(11, 30)),
         max_size=1,
     ).map(tuple),
 )
