@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
 from bench import averaging, cores, peers, population, scheduler, training
-from bench.figure import Disagreement, Figures, Size, Unavailable, as_json, as_row, as_text
+from bench.figure import Disagreement, Figure, Size, Unavailable, as_json, as_row, as_text
 from bench.quality import digits, heart, mnist
 from hansa.errors import nearest
 
-SUITES: Final[dict[str, Callable[[Size], Figures]]] = {
+SUITES: Final[dict[str, Callable[[Size], Iterable[Figure]]]] = {
     "simulation/logistic": partial(training.measure, "logistic"),
     "simulation/cnn": partial(training.measure, "cnn"),
     "simulation/mlp": partial(training.measure, "mlp"),

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -58,13 +58,13 @@ FLOWER = Peer(
 )
 
 
-def pfl(size: Size) -> Figures:
+def pfl(size: Size) -> Iterator[Figure]:
     """The three models in pfl-research."""
-    return [
-        _beside(PFL, case, size, "peers/pfl" + ("" if case == "logistic" else f"/{case}"), ("MODEL", "ROUNDS"))
-        for case in SHORT
-        if case == "logistic" or not size.quick
-    ]
+    for case in SHORT:
+        if case == "logistic" or not size.quick:
+            yield _beside(
+                PFL, case, size, "peers/pfl" + ("" if case == "logistic" else f"/{case}"), ("MODEL", "ROUNDS")
+            )
 
 
 def flower(size: Size) -> Figures:

@@ -187,7 +187,7 @@ def test_a_peer_that_fails_is_unavailable(
     monkeypatch.setattr(peers, "environment", lambda peer: Path(sys.executable))
     monkeypatch.setattr(peers, "PFL", replace(fake(tmp_path, body), timeout=1.0 if "sleep" in body else 30.0))
     with pytest.raises(Unavailable, match=message):
-        peers.pfl(Size(quick=True))
+        list(peers.pfl(Size(quick=True)))
 
 
 def test_a_peer_that_cannot_be_installed_is_unavailable_in_one_line(
