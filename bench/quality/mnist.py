@@ -161,7 +161,7 @@ def best_of(counts: Sequence[Count]) -> Count:
     return min(counts, key=lambda c: (c.rounds is None, c.rounds if c.rounds is not None else -c.best))
 
 
-BEST: Final[Mapping[tuple[str, Split, int], float]] = {("2nn", "iid", 1): 0.215, ("2nn", "shards", 1): 0.1}
+BEST: Final[Mapping[tuple[str, Split, int], float]] = {("2nn", "iid", 1): 0.215, ("2nn", "shards", 1): 0.215}
 """The learning rate of the grid that needed the fewest rounds."""
 
 
