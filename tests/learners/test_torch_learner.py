@@ -310,13 +310,19 @@ CONV = Facts(98_950, 0, convolves=True, gpu=False, compiler=True, no_chain="a co
     ],
 )
 def test_the_choice_of_an_engine(facts: Facts, steps: int, fits: int, engine: str) -> None:
-    assert choose(facts, LocalWork(), Course(10 * steps, 10, steps, steps), fits) == engine
+    assert choose(facts, LocalWork(), Course(10 * steps, 10, steps, steps), fits, 10) == engine
 
 
 def test_the_choice_regards_the_work() -> None:
     path = Course(18, 10, 2, 2)
-    assert choose(DENSE, LocalWork(linear=np.zeros(3)), path, 0) == "sequential"
-    assert choose(CONV, LocalWork(full_batch=True), path, 10**6) == "sequential"
+    assert choose(DENSE, LocalWork(linear=np.zeros(3)), path, 0, 10) == "sequential"
+    assert choose(CONV, LocalWork(full_batch=True), path, 10**6, 10) == "sequential"
+
+
+def test_few_parties_are_not_stacked() -> None:
+    small = dataclasses.replace(CONV, size=30_000)
+    found = [choose(small, LocalWork(), Course(20, 10, 2, 2), 0, parties) for parties in (1, 3, 4)]
+    assert found == ["sequential", "sequential", "vectorized"]
 
 
 def test_auto_equals_sequential_whatever_it_chooses() -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
-import numpy.typing as npt
 
 from hansa.errors import ConfigError, DeadlineExpired, NonFinite, QuorumNotReached
 from hansa.message import Message
@@ -82,6 +81,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
     async def collect(self, me: Party, gathering: Gathering) -> Collected[Mean[U]]:
         fold = _Fold(gathering.size)
         dtypes = [np.dtype(name) for name in ([gathering.dtype] if gathering.dtype else ["float32", "float64"])]
+        sound: Rows | None = None
         waiting = dict(gathering.invited)
         contributors: list[str] = []
         refused: dict[str, str] = {}
@@ -97,7 +97,14 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
             if isinstance(message, Withdraw):
                 refused[sender] = message.reason[:_REASON]
                 continue
-            flaw = _flaw(message, gathering, dtypes)
+            rows = message.delta.rows
+            if rows is None or rows is not sound:
+                flaw = _vector_flaw(message.delta, gathering, dtypes)
+                # What holds for a batch of rows need not be looked at again for each of them.
+                sound = rows if rows is not None and not flaw and np.isfinite(rows.norms()).all() else None
+            else:
+                flaw = ""
+            flaw = flaw or _flaw(message, gathering)
             if flaw:
                 refused[sender] = flaw
                 continue
@@ -126,6 +133,17 @@ def mean(weights: Weights = "examples") -> Aggregation[U, Mean[U]]:
 _ZEROS = (0.0, 0.0)
 
 
+class _Open:
+    """A batch of which some rows have arrived: how much of each goes into the sum."""
+
+    __slots__ = ("coefficients", "rows", "seen")
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.coefficients = [0.0] * rows.count
+        self.seen = 0
+
+
 class _Fold:
     """Sums contributions batch by batch, so that a batch's rows are never built one by one and never kept after it is done.
 
@@ -139,7 +157,7 @@ class _Fold:
         self.weight = 0.0
         self.count = 0
         self.scalars: dict[str, tuple[float, float]] = {}
-        self.open: dict[int, tuple[Rows, npt.NDArray[np.float64], int]] = {}
+        self.open: dict[int, _Open] = {}
         # The plain sum of the arrays so far, as long as all had the same factor.
         self.alike: Array | None = None
         self.factor = 0.0
@@ -155,10 +173,13 @@ class _Fold:
         if rows is None:
             self._into(message.delta.array, weight * factor)
             return
-        batch, coefficients, seen = self.open.get(id(rows)) or (rows, np.zeros(rows.count), 0)
-        coefficients[message.delta.index] += weight * factor * message.delta.scale
-        self.open[id(rows)] = (batch, coefficients, seen + 1)
-        if seen + 1 == rows.count:
+        batch = self.open.get(id(rows))
+        if batch is None:
+            batch = self.open[id(rows)] = _Open(rows)
+        delta = message.delta
+        batch.coefficients[delta.index] += weight * factor * delta.scale
+        batch.seen += 1
+        if batch.seen == rows.count:
             self._close(id(rows))
 
     def mean(self, bound: float | None) -> Mean[U]:
@@ -176,9 +197,9 @@ class _Fold:
         return Mean(delta, self.weight, self.count, scalars, bound)
 
     def _close(self, key: int) -> None:
-        rows, coefficients, _ = self.open.pop(key)
+        batch = self.open.pop(key)
         with np.errstate(over="ignore", invalid="ignore"):
-            summed = rows.weighted_sum(coefficients)
+            summed = batch.rows.weighted_sum(np.array(batch.coefficients))
             self.total = summed if self.total is None else self.total + summed
 
     def _into(self, array: Array, factor: float) -> None:
@@ -209,19 +230,22 @@ class _Fold:
                 self.total = self.total.astype(np.float64) + summand
 
 
-def _flaw(message: Contribution, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:
-    """Why a contribution cannot be used, or nothing."""
-    if message.delta.shape != (gathering.size,):
-        return f"an update of shape {message.delta.shape}, expected ({gathering.size},)"
-    if message.delta.dtype not in dtypes:
-        return f"an update of dtype {message.delta.dtype}"
+def _vector_flaw(delta: Tensor, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:
+    """Why a contribution's vector cannot be used, or nothing."""
+    if delta.shape != (gathering.size,):
+        return f"an update of shape {delta.shape}, expected ({gathering.size},)"
+    if delta.dtype not in dtypes:
+        return f"an update of dtype {delta.dtype}"
+    return "" if delta.finite() else "an update with NaN or infinity"
+
+
+def _flaw(message: Contribution, gathering: Gathering) -> str:
+    """Why the rest of a contribution cannot be used, or nothing."""
     if not 0 < message.weight <= _MOST_EXAMPLES:
         return f"a weight of {message.weight}"
     for name, value in message.scalars.items():
         if not math.isfinite(value):
             return f"a value of {value} for '{name[:_REASON]}'"
-    if not message.delta.finite():
-        return "an update with NaN or infinity"
     if gathering.bound is not None:
         norm = message.delta.norm()
         if norm > gathering.bound * (1 + _ROUNDING):

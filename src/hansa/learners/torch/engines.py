@@ -16,7 +16,8 @@ With ``"auto"`` on a CPU:
 1. ``low_rank`` where it can and pays: the examples that a party sees are at most ``size / sum(inputs + outputs)``, where its
    factors are smaller than the weights; or the model is small and they are at most 128.
 2. ``compiled`` for a convolutional model of at most 300,000 parameters where at least 20,000 fits are expected.
-3. ``vectorized`` for a model of at most 30,000 parameters.
+3. ``vectorized`` for a model of at most 30,000 parameters and four parties or more in the call: for fewer, stacking costs
+   more than it saves.
 4. ``sequential`` for all others.
 
 On a GPU 2 is left out and 3 goes to 2,000,000 parameters, because there the number of calls is what costs.
@@ -36,6 +37,7 @@ ENGINES: tuple[str, ...] = get_args(EngineName)
 
 SMALL = 30_000
 SMALL_RANK = 128
+FEW = 4
 COMPILED_SIZE = 300_000
 COMPILED_FITS = 20_000
 GPU_SIZE = 2_000_000
@@ -77,7 +79,7 @@ def why_not(engine: EngineName, facts: Facts, work: LocalWork) -> str:
     return ""
 
 
-def choose(facts: Facts, work: LocalWork, path: Course, expected_fits: int) -> EngineName:
+def choose(facts: Facts, work: LocalWork, path: Course, expected_fits: int, parties: int) -> EngineName:
     """The engine that ``"auto"`` stands for; see this module's rules.
 
     Args:
@@ -85,6 +87,7 @@ def choose(facts: Facts, work: LocalWork, path: Course, expected_fits: int) -> E
         work: what the algorithm asks.
         path: the party's course.
         expected_fits: fits that the whole run will make.
+        parties: parties in the call.
     """
     if not why_not("low_rank", facts, work):
         if path.steps * path.batch * facts.widths <= facts.size:
@@ -94,7 +97,8 @@ def choose(facts: Facts, work: LocalWork, path: Course, expected_fits: int) -> E
     earned = facts.convolves and facts.size <= COMPILED_SIZE and expected_fits >= COMPILED_FITS and not facts.gpu
     if earned and not why_not("compiled", facts, work):
         return "compiled"
-    if facts.size <= (GPU_SIZE if facts.gpu else SMALL) and not why_not("vectorized", facts, work):
+    stacks = parties >= FEW and facts.size <= (GPU_SIZE if facts.gpu else SMALL)
+    if stacks and not why_not("vectorized", facts, work):
         return "vectorized"
     return "sequential"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from hansa.examples import Examples
 from hansa.learner import Metrics
@@ -16,6 +17,8 @@ from hansa.learners.torch.metrics import Metric
 from hansa.learners.torch.resident import Resident
 
 _ROWS, _ELEMENTS = 4096, 2**22
+_CONVOLVED_ROWS = 64
+"""Rows at once where the model convolves: its activations are many times its input, and should stay in the cache."""
 
 
 def evaluate_parties(
@@ -59,7 +62,9 @@ def _batches(resident: Resident, loss: Loss, datas: Sequence[Examples]) -> Itera
     """Batches over all parties' examples in order; parties that share their arrays are gathered together."""
     base_x, base_y = datas[0].base
     shape = base_x.shape[1:]
-    limit = max(1, min(_ROWS, _ELEMENTS // max(1, math.prod(shape))))
+    convolves = any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in resident.module.modules())
+    most = _CONVOLVED_ROWS if convolves and resident.device.type == "cpu" else _ROWS
+    limit = max(1, min(most, _ELEMENTS // max(1, math.prod(shape))))
     shared = all(d.rows is not None and d.base[0] is base_x and d.base[1] is base_y for d in datas)
     if shared:
         rows = np.concatenate([d.rows for d in datas if d.rows is not None])

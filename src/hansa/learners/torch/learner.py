@@ -29,7 +29,7 @@ from hansa.update import Update
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _RESIDENTS = Recent()
-_CHUNK_BYTES, _MOST_A_CALL = 160 * 2**20, 100
+_CHUNK_BYTES, _MOST_A_CALL, _MOST_OF_LARGE, _SMALL = 160 * 2**20, 100, 25, 10_000
 
 
 @final
@@ -175,7 +175,7 @@ class Torch:
             path = course(
                 count, work, batch_size=self.batch_size, epochs=self.epochs, steps=self.steps, drop_last=self.drop_last
             )
-            return path, self._engine(resident, example, work, path)
+            return path, self._engine(resident, example, work, path, len(counts))
 
         if counts.count(counts[0]) == len(counts) and all(work is works[0] for work in works):
             path, engine = decide(counts[0], works[0])
@@ -214,8 +214,10 @@ class Torch:
         return evaluate_parties(resident, self.resolved_loss, self.resolved_metrics, datas, self.autocast_dtype)
 
     def chunk(self, params: Params) -> int:
-        """Parties in a call: what about 160 MiB of dense updates hold, at most 100."""
-        return max(1, min(_MOST_A_CALL, _CHUNK_BYTES // max(1, params.flat.nbytes)))
+        """Parties in a call: what about 160 MiB of dense updates hold; at most 100, or 25 where one party is work enough that
+        a round's calls are worth dividing among processes."""
+        most = _MOST_A_CALL if params.size <= _SMALL else _MOST_OF_LARGE
+        return max(1, min(most, _CHUNK_BYTES // max(1, params.flat.nbytes)))
 
     def _resident(self, example: Examples) -> Resident:
         shape, device = _feature_shape(example), self._device()
@@ -237,12 +239,12 @@ class Torch:
             raise ConfigError(f"Torch.device {name!r} needs a GPU, but torch finds none; use 'cpu' or 'auto'")
         return device
 
-    def _engine(self, resident: Resident, example: Examples, work: LocalWork, path: Course) -> EngineName:
+    def _engine(self, resident: Resident, example: Examples, work: LocalWork, path: Course, parties: int) -> EngineName:
         if self.engine == "sequential":
             return "sequential"
         facts = study(self, resident, _feature_shape(example)).facts
         if self.engine == "auto":
-            return choose(facts, work, path, self.expected_fits)
+            return choose(facts, work, path, self.expected_fits, parties)
         return demand(self.engine, facts, work)
 
     def _check(self, params: Params, resident: Resident) -> None:
