@@ -347,7 +347,7 @@ async def _take_part(algorithm: Algorithm, learner: Learner, aggregation: Aggreg
     if isinstance(task, EvaluateTask):
         await _evaluate(learner, me, server, task)
         return
-    saved = me.saved if isinstance(me.saved, PartyState) else PartyState(0, {})
+    saved = me.saved if isinstance(me.saved, PartyState) else _UNSAVED
     # A server that asked this party for a later round has closed this one.
     if task.round < saved.round:
         return
@@ -383,6 +383,7 @@ def _arrays(tensors: Mapping[str, Tensor]) -> Slots:
 
 
 _NONE: Slots = {}
+_UNSAVED = PartyState(0, {})
 
 
 def with_rounds(protocol: Synchronous, rounds: int) -> Synchronous:
