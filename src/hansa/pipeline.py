@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar, final, overload
 
 from hansa.errors import ConfigError
 from hansa.message import Message
@@ -84,6 +84,13 @@ class ClientStage(Stage, Generic[A, B]):
             return _Before(self, right)
         return NotImplemented
 
+    if not TYPE_CHECKING:  # a type checker must see that there is no such pipeline; a user without one gets a sentence
+
+        def __ror__(self, left: Any) -> Any:
+            if isinstance(left, Aggregation):
+                raise ConfigError(f"{_called(self)} cannot follow {_called(stages(left)[-1])}: {self.needs}")
+            return NotImplemented
+
 
 class ServerStage(Stage, Generic[A, B]):
     """A pure function of an aggregate, run by its collector."""
@@ -93,6 +100,8 @@ class ServerStage(Stage, Generic[A, B]):
         """The aggregate that goes on."""
 
     def __ror__(self: ServerStage[D, E], left: Aggregation[C, D]) -> Aggregation[C, E]:
+        if isinstance(left, ClientStage):
+            raise ConfigError(f"{_called(self)} cannot follow {_called(stages(left)[-1])}: {self.needs}")
         if not isinstance(left, Aggregation):
             return NotImplemented
         return _After(left, self)
@@ -154,6 +163,10 @@ class _After(Aggregation[Any, Any]):
         round = max(gathering.invited.values(), default=0)
         value = self.stage.on_server(collected.value, me.rng("stage", round))
         return Collected(value, collected.contributors, collected.refused)
+
+
+def _called(stage: Any) -> str:
+    return f"'{type(stage).__name__}'"
 
 
 def stages(pipeline: Aggregation[Any, Any] | ClientStage[Any, Any]) -> list[Any]:
