@@ -170,5 +170,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what Hansa raises on purpose is shortened."""
     monkeypatch.setattr(sys.modules["hansa.cli.plans"], "explanation", lambda plan: 1 / 0)
     plan = Path(__file__).with_name("good.toml")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as raised:
         main(["explain", str(plan)])
+    assert "please report it" in raised.value.__notes__[0]

@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     with monkeypatch.context() as patched:
         patched.setattr("hansa.cli.runs.progress", impatient)
         out = ran(capfd, "simulate", str(GOOD), "--out", "cut", code=130)
-    assert "--resume cut" in out
+    assert f"hansa simulate {GOOD} --resume cut\n" in out
     assert json.loads(Path("cut/status.json").read_text())["status"] == "interrupted"
     ran(capfd, "simulate", str(GOOD), "--resume", "cut")
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
@@ -137,6 +137,54 @@ def test_explain_says_who_sees_what(capfd: pytest.CaptureFixture[str]) -> None:
         assert sentence in text
     gossip = ran(capfd, "list", "topologies")
     assert "ring" in gossip
+
+
+def test_explain_says_how_long_a_round_lasts_and_what_it_carries(capfd: pytest.CaptureFixture[str]) -> None:
+    text = ran(capfd, "explain", str(GOOD))
+    assert "600 s after its beginning" in text
+    assert "wants 4 contributions and needs 2; with fewer it ends the run" in text
+    assert "at least 0.2 kB of Contribution" in text, "four times fifteen float32"
+    assert "quorum = 0.5" in text, "defaults hold though nobody wrote them"
+    told = json.loads(ran(capfd, "explain", str(GOOD), "--json"))
+    assert told["settings"]["deadline"] == 600.0 and told["model_bytes"] == 60
+
+
+def test_explain_without_a_server_or_without_data(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = GOOD.read_text()
+    (tmp_path / "gossip.toml").write_text(text.replace('"fedavg"', '"dpsgd"').replace("cohort = 4\n", ""))
+    told = ran(capfd, "explain", "gossip.toml")
+    assert "from other peers" in told and "\nserver receives" not in told
+    assert "aggregates nowhere" in told and "every receiver sees what it is sent" in told
+    (tmp_path / "blind.toml").write_text(text[: text.index("[data]")])
+    told = ran(capfd, "explain", "blind.toml")
+    assert "1 x the model each" in told and "sizes are not known" in told
+
+
+def test_list_without_a_group_lists_all(capfd: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(ran(capfd, "list", "--json"))
+    assert set(listed) >= {"protocols", "learners", "stages", "partitioners", "sources"}
+    assert all(row["about"] and row["from"] == "hansa" for rows in listed.values() for row in rows)
+    text = ran(capfd, "list")
+    assert "protocols\n" in text and "  fedavg" in text and ":class:" not in text and "``" not in text
+
+
+def test_the_report_of_a_killed_run(capfd: pytest.CaptureFixture[str]) -> None:
+    ran(capfd, "simulate", str(GOOD), "--out", "run")
+    before = Path("run/report.html").read_text()
+    for name in ("report.html", "metrics.csv", "messages.json"):
+        Path("run", name).unlink()
+    status = json.loads(Path("run/status.json").read_text())
+    Path("run/status.json").write_text(json.dumps({**status, "status": "running"}))
+    assert json.loads(ran(capfd, "report", "run", "--json")) == {"report": "run/report.html"}
+    assert Path("run/report.html").read_text() != before
+    ran(capfd, "report", "nowhere", code=2)
+
+
+def test_a_failed_run_tells_how_to_go_on_with_its_changes(capfd: pytest.CaptureFixture[str]) -> None:
+    fatal = "simulation.faults={crashes=[{party='server', at=700.0}], drop=0.9}"
+    settings = ["--set", "protocol.missed_quorum=skip", "--set", "protocol.rounds=5", "--set", fatal]
+    out = ran(capfd, "simulate", str(GOOD), "--seed", "3", "--out", "a run", *settings, code=1)
+    assert f"hansa simulate {GOOD} --resume 'a run' --seed 3 --set protocol.missed_quorum=skip" in out
 
 
 def test_compare_shows_what_differs(capfd: pytest.CaptureFixture[str]) -> None:

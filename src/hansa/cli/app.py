@@ -30,6 +30,7 @@ app.command("init")(plans.init)
 app.command("explain")(plans.explain)
 app.command("simulate")(runs.simulate)
 app.command("compare")(runs.compare)
+app.command("report")(runs.write_report)
 app.command("list")(catalogue.list_entries)
 
 
@@ -51,7 +52,8 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code.
 
-    A mistake of the user is one sentence on standard error and exit code 2; no traceback.
+    A mistake of the user is one sentence on standard error and exit code 2, a run that failed is exit code 1, an interrupted one
+    130; none shows a traceback. What nobody foresaw does.
     """
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="hansa")
@@ -61,3 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except HansaError as error:
         print(f"hansa: {error}", file=sys.stderr)
         sys.exit(FAILED)
+    except Exception as error:
+        error.add_note(
+            "This is a mistake in Hansa or in code that the plan names; if it is Hansa's, please report it with all of this."
+        )
+        raise

@@ -6,11 +6,13 @@ import inspect
 import re
 import sys
 import typing
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hansa import schema
 from hansa.errors import ConfigError
+from hansa.horizontal.rounds import share_of
 from hansa.message import Message
 from hansa.params import Params
 from hansa.pipeline import stages
@@ -39,6 +41,7 @@ class Explanation:
     digest: str
     protocol: str
     settings: dict[str, Any]
+    waits: list[str]
     disclosures: list[Disclosure]
     protections: list[tuple[str, str]]
     threat_models: list[str]
@@ -54,13 +57,17 @@ class Explanation:
         """Text for people."""
         lines = [f"plan {self.name or '(unnamed)'}", f"digest {self.digest}", "", f"protocol: {self.protocol}"]
         lines += [f"  {key} = {value}" for key, value in self.settings.items() if key != "name"]
+        if self.waits:
+            lines += ["", "a round", *(f"  {sentence}" for sentence in self.waits)]
         receivers = dict.fromkeys(d.receiver for d in self.disclosures)
         for receiver in receivers:
             lines += ["", f"{receiver} receives"]
             for d in (d for d in self.disclosures if d.receiver == receiver):
                 lines.append(f"  {d.message} from {d.senders}{self._size(d.models)}: {d.discloses}")
         lines += ["", "what happens to an update on its way"]
-        lines += [f"  {name}: {effect}" for name, effect in self.protections]
+        lines += [f"  {name}: {effect}" for name, effect in self.protections] or [
+            "  nothing: this protocol aggregates nowhere"
+        ]
         lines += ["", "threat model"] + [f"  {text}" for text in self.threat_models]
         lines += ["", f"guarantee: {self.guarantee}"]
         return "\n".join(lines + ([self.remark] if self.remark else []))
@@ -69,8 +76,8 @@ class Explanation:
         if not models:
             return " (small)"
         if self.model_bytes is None:
-            return f" ({models} x the model)"
-        return f" (about {models * self.model_bytes / 1e3:,.1f} kB each)"
+            return f" (at least {models} x the model each)"
+        return f" (at least {models * self.model_bytes / 1e3:,.1f} kB each)"
 
 
 def explanation(plan: Plan) -> Explanation:
@@ -81,6 +88,9 @@ def explanation(plan: Plan) -> Explanation:
         size = check(plan, load_data(plan)).flat.nbytes
     except ConfigError as error:
         remark = f"sizes are not known: {error}"
+    # A protocol in which nobody accepts what the aggregation sends has no part for it, as gossip has none.
+    updates = {kind for kind in plan.aggregation.messages if _models(kind)}
+    parts = stages(plan.aggregation) if any(updates & set(role.receives) for role in roles.values()) else []
     disclosures = []
     for name, role in roles.items():
         others = [other for other in roles if other != name] or [f"other {name}s"]
@@ -91,31 +101,64 @@ def explanation(plan: Plan) -> Explanation:
     disclosures.append(Disclosure(OBSERVER, " or ".join(roles), Progress.__name__, Progress.discloses, 0))
     protections = [
         (schema.type_name(type(stage)) or type(stage).__name__, stage.effect.format(**_fields(stage)) or "not said")
-        for stage in stages(plan.aggregation)
+        for stage in parts
     ]
     return Explanation(
         plan.name,
         plan.digest,
         type(plan.protocol).__name__,
-        schema.write(plan.protocol),
+        _settings(plan.protocol),
+        _waits(plan, size),
         disclosures,
         protections,
-        list(dict.fromkeys(filter(None, (_threat_model(part) for part in (plan.protocol, *stages(plan.aggregation)))))),
-        "none. No noise is added, so no differential privacy holds; no secure aggregation, so the aggregating party is trusted"
-        if not _protects(plan)
-        else "see the stages",
+        list(dict.fromkeys(filter(None, (_threat_model(part) for part in (plan.protocol, *parts))))),
+        _guarantee(parts),
         size,
         remark,
     )
+
+
+def _settings(protocol: Any) -> dict[str, Any]:
+    """All settings, the defaults included: what was not written holds all the same."""
+    return {field.name: schema.write(getattr(protocol, field.name)) for field in fields(protocol)}
+
+
+def _waits(plan: Plan, size: int | None) -> list[str]:
+    """How long a round lasts at most, what it needs, and what its updates weigh, as far as the protocol's settings say."""
+    settings = _settings(plan.protocol)
+    wanted, deadline, quorum = (
+        settings.get("cohort", settings.get("buffer")),
+        settings.get("deadline"),
+        settings.get("quorum"),
+    )
+    sentences = []
+    if isinstance(deadline, int | float):
+        sentences.append(f"every wait in it ends {deadline:g} s after its beginning at the latest")
+    if isinstance(wanted, int) and isinstance(quorum, int | float):
+        least = share_of(wanted, quorum)
+        then = (
+            "keeps the model and goes on"
+            if settings.get("missed_quorum") == "skip"
+            else "ends the run, and names who was silent"
+        )
+        sentences.append(f"it wants {wanted} contributions and needs {least}; with fewer it {then}")
+    updates = [kind.__name__ for kind in plan.aggregation.messages if _models(kind)]
+    if isinstance(wanted, int) and size is not None and updates:
+        sentences.append(
+            f"at least {wanted * size / 1e3:,.1f} kB of {' and '.join(updates)} travel in it, and the model to everybody invited"
+        )
+    return sentences
 
 
 def _fields(stage: Any) -> dict[str, Any]:
     return {name: getattr(stage, name) for name in getattr(stage, "__dataclass_fields__", {})}
 
 
-def _protects(plan: Plan) -> bool:
-    return any({"noised", "bounded sum"} & set(stage.flow.values()) - {"noised update"} and _secures(stage)
-               for stage in stages(plan.aggregation))  # fmt: skip
+def _guarantee(parts: Sequence[Any]) -> str:
+    if any(_secures(stage) for stage in parts):
+        return "see the stages"
+    trusted = "the aggregating party is trusted" if parts else "every receiver sees what it is sent as it is"
+    return f"none. No noise is added, so no differential privacy holds; no secure aggregation, so {trusted}"
 
 
 def _secures(stage: Any) -> bool:

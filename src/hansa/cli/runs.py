@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hansa.monitoring.compare as comparing
+import hansa.monitoring.report as reporting
 import hansa.simulation.simulate as simulating
 from hansa import plan as planning
 from hansa.cli.output import Json, emit, say
@@ -55,7 +57,10 @@ def simulate(
     run = simulating.simulate(
         plan, data, settings=settings, folder=folder, resume=resume is not None, trackers=trackers
     )
-    _finish(run, folder, json)
+    again = ["hansa", "simulate", str(file), "--resume", str(folder)]
+    again += [] if seed is None else ["--seed", str(seed)]
+    again += [part for one in change or [] for part in ("--set", one)]
+    _finish(run, folder, json, shlex.join(again))
 
 
 def demo(
@@ -96,6 +101,23 @@ def compare(
         emit(found.data())
     else:
         say(found.text())
+
+
+def write_report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    json: Json = False,
+) -> None:
+    """Write a run's report anew, also of a run that goes on or was killed."""
+    page = reporting.report(folder)
+    file = folder / "report.html"
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from None
+    if json:
+        emit({"report": str(file)})
+    else:
+        say(f"wrote {file}")
 
 
 def _loaded(file: Path, changes: list[str]) -> tuple[Plan, Simulation]:
@@ -150,8 +172,10 @@ def _fresh(parent: Path, name: str) -> Path:
     return next(path for number in count(1) if not (path := parent / f"{name}-{number}").exists())
 
 
-def _finish(run: Run, folder: Path, json: bool) -> None:
+def _finish(run: Run, folder: Path, json: bool, again: str = "") -> None:
     if not json:
         say(run.summary())
         say(f"  report: {folder / 'report.html'}")
+        if again and run.status != "completed" and (folder / "checkpoint.bin").exists():
+            say(f"  go on from its last checkpoint: {again}")
     raise typer.Exit(_EXIT[run.status])
