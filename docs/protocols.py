@@ -173,7 +173,7 @@ def page(shown: Shown) -> str:
         "## Roles\n\n" + _roles(shown.roles),
         "## Who learns what\n\n" + _disclosures(shown),
         "## Threat model\n\n" + _threat_models(shown),
-        "With `mean()` and nothing else, as here, the guarantee is: " + _markdown(shown.explanation.guarantee) + ".",
+        f"The guarantee of the plan of this page, {_aggregated(shown)}: {_markdown(shown.explanation.guarantee)}.",
         "## Two rounds of four parties\n\n" + _told(shown),
         f'<div style="overflow-x:auto">\n{picture(shown)}\n</div>',
         (
@@ -185,11 +185,15 @@ def page(shown: Shown) -> str:
 
 
 def _threat_models(shown: Shown) -> str:
-    protocol, *stages = shown.plan.protocol, *pipeline.stages(shown.plan.aggregation)
-    told = [_markdown(text) for text in threat_model(type(protocol).__module__)]
-    for stage in stages:
+    told = [_markdown(text) for text in threat_model(type(shown.plan.protocol).__module__)]
+    for stage in pipeline.stages(shown.plan.aggregation) if shown.explanation.protections else []:
         told += [f"The stage `{stage_name(stage)}`: {_markdown(text)}" for text in threat_model(type(stage).__module__)]
     return "\n\n".join(told)
+
+
+def _aggregated(shown: Shown) -> str:
+    names = [f"`{name}`" for name, _ in shown.explanation.protections]
+    return f"which aggregates by {' and '.join(names)} alone" if names else "which aggregates nowhere"
 
 
 def stage_name(stage: Any) -> str:
@@ -295,6 +299,11 @@ def _markdown(text: str) -> str:
     return _ROLE.sub(lambda role: f"`{role[1].rsplit('.', 1)[-1]}`", text.replace("``", "`")).strip()
 
 
+def _first(text: str) -> str:
+    """The first paragraph, in one line."""
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
+
+
 def _without_doctest(text: str) -> str:
     return "\n\n".join(part for part in text.split("\n\n") if not part.startswith(">>> "))
 
@@ -307,10 +316,12 @@ def _without_threat_model(text: str) -> str:
 def index(all_shown: Sequence[Shown]) -> str:
     """The page that lists the protocols."""
     rows = ["| protocol | in a plan | |", "|---|---|---|"]
-    for shown in all_shown:
+    homes = [type(shown.plan.protocol).__module__ for shown in all_shown]
+    for shown, home in zip(all_shown, homes, strict=True):
         kind = type(shown.plan.protocol)
-        first = (inspect.getdoc(sys.modules[kind.__module__]) or "").split("\n\n")[0].replace("\n", " ")
-        rows.append(f"| [{kind.__name__}]({shown.name}.md) | `{shown.name}` | {_markdown(first)} |")
+        # A file of one protocol says best what it is; of several, each class does.
+        told = inspect.getdoc(sys.modules[home] if homes.count(home) == 1 else kind) or ""
+        rows.append(f"| [{kind.__name__}]({shown.name}.md) | `{shown.name}` | {_markdown(_first(told))} |")
     return (
         "# Protocols\n\nWhat comes with Hansa. Each page is made from the protocol's own docstrings, classes and a run, so it"
         " says what the code does. `hansa list protocols` also shows what other installed packages bring.\n\n"

@@ -52,7 +52,8 @@ def test_a_page_says_who_learns_what_and_what_each_setting_is(name: str, shown: 
     for role in shown[name].roles.values():
         for kind in role.receives:
             assert f"| `{kind.__name__}` |" in text and kind.discloses in text
-    assert "## Threat model\n\nSemi-honest p" in text and "The stage `mean`: The collector sees" in text
+    assert "## Threat model\n\nSemi-honest p" in text and "no secure aggregation, so" in text
+    assert ("The stage `mean`: The collector sees" in text) == (name != "dpsgd")
     assert ">>> " not in text and ":mod:" not in text and ":class:" not in text
     for line in text.splitlines():
         if line.startswith("| `") and line.count("|") == 4:
