@@ -227,3 +227,11 @@ def test_killed_at_any_instant_the_last_checkpoint_is_whole(tmp_path: Path, afte
     assert count >= after and frame == frame[:4] * 50_000
     assert records == [record(number) for number in range(count)]
     assert status(path) == "running"
+
+
+def test_message_statistics_have_one_order(tmp_path: Path) -> None:
+    counts = {"messages": 1, "bytes": 2}
+    for name, kinds in (("a", ("TrainTask", "Contribution")), ("b", ("Contribution", "TrainTask"))):
+        folder, _ = begun(tmp_path / name)
+        folder.end(RunEnd("completed", "", 1.0, dict.fromkeys(kinds, counts)))
+    assert (tmp_path / "a/messages.json").read_bytes() == (tmp_path / "b/messages.json").read_bytes()

@@ -102,7 +102,7 @@ class RunFolder:
         """Write the tables, the true end and the report."""
         self._replace("metrics.csv", _table(_round_rows(self._records)))
         self._replace("parties.csv", _table(_party_rows(self._records)))
-        self._replace("messages.json", _json(end.traffic))
+        self._replace("messages.json", _json(dict(sorted(end.traffic.items()))))
         self._status |= {
             "status": end.status,
             "cause": end.cause,
