@@ -35,6 +35,9 @@ class Sealed(Rows):
     def gram(self) -> npt.NDArray[np.float64]:
         return self.inner.gram()
 
+    def finite(self) -> npt.NDArray[np.bool_]:
+        return self.inner.finite()
+
 
 @given(matrices, st.data())
 def test_dense_rows_obey_the_laws(matrix: npt.NDArray[np.float32], data: st.DataObject) -> None:
@@ -110,3 +113,19 @@ def test_a_scaled_array_keeps_its_type_and_leaves_the_first_alone() -> None:
     scaled = Tensor(array).scaled(0.1)
     assert scaled.dtype == np.float32 and array.tolist() == [1.0, 2.0]
     np.testing.assert_allclose(scaled.array, [0.1, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [3, 40_000])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_found_however_long(size: int, bad: float) -> None:
+    matrix = np.ones((4, size), np.float32)
+    matrix[2, -1] = bad
+    rows = Dense(matrix)
+    assert rows.finite().tolist() == [True, True, False, True]
+    assert [Tensor(None, rows, place).finite() for place in range(4)] == [True, True, False, True]
+    assert not Tensor(matrix[2]).finite()
+
+
+def test_a_large_finite_row_is_not_taken_for_infinite() -> None:
+    """Its squares overflow float32, its norm does not overflow float64."""
+    assert Dense(np.full((2, 40_000), 1e30, np.float32)).finite().all()

@@ -43,6 +43,10 @@ class Rows(ABC):
     def gram(self) -> npt.NDArray[np.float64]:
         """All inner products, shape (count, count)."""
 
+    @abstractmethod
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """Whether each row's norm is finite, shape (count,); mostly without the time that exact norms take."""
+
 
 @final
 class Dense(Rows):
@@ -57,6 +61,7 @@ class Dense(Rows):
         self.count, self.size = matrix.shape
         self.dtype = matrix.dtype
         self._norms: npt.NDArray[np.float64] | None = None
+        self._finite: npt.NDArray[np.bool_] | None = None
 
     def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
         used = np.flatnonzero(coefficients)
@@ -85,6 +90,14 @@ class Dense(Rows):
         wide = self.matrix.astype(np.float64)
         products: npt.NDArray[np.float64] = wide @ wide.T
         return products
+
+    def finite(self) -> npt.NDArray[np.bool_]:
+        if self._finite is None:
+            if self.size > _BLOCK and self._norms is None:
+                self._finite = np.array([_is_finite(row) for row in self.matrix])
+            else:
+                self._finite = np.isfinite(self.norms())
+        return self._finite
 
 
 @final
@@ -137,17 +150,9 @@ class Tensor:
 
     def finite(self) -> bool:
         """Whether :meth:`norm` is finite; where there is no doubt, without the time that an exact norm takes."""
-        if self.rows is None:
-            flat = self.array.ravel()
-        elif isinstance(self.rows, Dense):
-            flat = self.rows.matrix[self.index]
-        else:
-            return math.isfinite(self.norm())
-        if flat.size <= _BLOCK:
-            return math.isfinite(self.norm())
-        # A sum of squares in the tensor's own precision is finite only if all elements are; if not, it may have overflowed.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return math.isfinite(np.dot(flat, flat)) or math.isfinite(self.norm())
+        if self.rows is not None:
+            return self.rows.finite().item(self.index)
+        return _is_finite(self.array.ravel())
 
     def scaled(self, factor: float) -> Tensor:
         """This tensor times ``factor``; a row stays unbuilt."""
@@ -167,6 +172,12 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}, shape={self.shape})"
+
+
+def _is_finite(flat: Array) -> bool:
+    # A sum of squares in the vector's own precision is finite only if all elements are; if not, it may have overflowed.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(flat, flat)) or math.isfinite(_square(flat))
 
 
 def _square(flat: Array) -> float:

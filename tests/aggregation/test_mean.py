@@ -261,6 +261,9 @@ class Counted(Rows):
     def gram(self) -> npt.NDArray[np.float64]:
         return self.inner.gram()
 
+    def finite(self) -> npt.NDArray[np.bool_]:
+        return self.inner.finite()
+
 
 def test_a_batch_is_summed_once_and_let_go() -> None:
     """Batches arrive one after the other; never is more than one of them kept."""

@@ -81,7 +81,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
     async def collect(self, me: Party, gathering: Gathering) -> Collected[Mean[U]]:
         fold = _Fold(gathering.size)
         dtypes = [np.dtype(name) for name in ([gathering.dtype] if gathering.dtype else ["float32", "float64"])]
-        sound: Rows | None = None
+        fitting: Rows | None = None
         waiting = dict(gathering.invited)
         contributors: list[str] = []
         refused: dict[str, str] = {}
@@ -98,12 +98,11 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
                 refused[sender] = message.reason[:_REASON]
                 continue
             rows = message.delta.rows
-            if rows is None or rows is not sound:
-                flaw = _vector_flaw(message.delta, gathering, dtypes)
-                # What holds for a batch of rows need not be looked at again for each of them.
-                sound = rows if rows is not None and not flaw and np.isfinite(rows.norms()).all() else None
-            else:
-                flaw = ""
+            flaw = ""
+            if rows is None or rows is not fitting:
+                flaw = _misfit(message.delta, gathering, dtypes)
+                # What fits for one row of a batch fits for all.
+                fitting = rows if not flaw else None
             flaw = flaw or _flaw(message, gathering)
             if flaw:
                 refused[sender] = flaw
@@ -230,13 +229,13 @@ class _Fold:
                 self.total = self.total.astype(np.float64) + summand
 
 
-def _vector_flaw(delta: Tensor, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:
-    """Why a contribution's vector cannot be used, or nothing."""
+def _misfit(delta: Tensor, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:
+    """Why a contribution's vector is not of the model's kind, or nothing."""
     if delta.shape != (gathering.size,):
         return f"an update of shape {delta.shape}, expected ({gathering.size},)"
     if delta.dtype not in dtypes:
         return f"an update of dtype {delta.dtype}"
-    return "" if delta.finite() else "an update with NaN or infinity"
+    return ""
 
 
 def _flaw(message: Contribution, gathering: Gathering) -> str:
@@ -246,6 +245,8 @@ def _flaw(message: Contribution, gathering: Gathering) -> str:
     for name, value in message.scalars.items():
         if not math.isfinite(value):
             return f"a value of {value} for '{name[:_REASON]}'"
+    if not message.delta.finite():
+        return "an update with NaN or infinity"
     if gathering.bound is not None:
         norm = message.delta.norm()
         if norm > gathering.bound * (1 + _ROUNDING):

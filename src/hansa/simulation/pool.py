@@ -27,6 +27,7 @@ from hansa.simulation.batching import Batch
 from hansa.simulation.worker import (
     Failed,
     Forget,
+    Norms,
     Population,
     Products,
     Ran,
@@ -231,10 +232,11 @@ class _RemoteRows(Rows):
         self.pool = pool
         self.worker = worker
         self.ticket = ran.ticket
-        self.count = ran.norms.shape[0]
+        self.count = ran.finite.shape[0]
         self.size = ran.size
         self.dtype = dtype
-        self._norms = ran.norms.array
+        self._finite = ran.finite.array
+        self._norms: npt.NDArray[np.float64] | None = None
         weakref.finalize(self, pool.forget, worker, ran.ticket).atexit = False
 
     def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
@@ -243,7 +245,14 @@ class _RemoteRows(Rows):
         return summed
 
     def norms(self) -> npt.NDArray[np.float64]:
+        if self._norms is None:
+            norms = self.pool.ask(self.worker, Norms(self.ticket))
+            assert isinstance(norms, Tensor)
+            self._norms = norms.array
         return self._norms
+
+    def finite(self) -> npt.NDArray[np.bool_]:
+        return self._finite
 
     def gram(self) -> npt.NDArray[np.float64]:
         products = self.pool.ask(self.worker, Products(self.ticket))

@@ -77,6 +77,15 @@ class Products(Message, frozen=True):
     ticket: int
 
 
+class Norms(Message, frozen=True):
+    """The norms of a batch's rows."""
+
+    tag = "hansa.pool.norms/1"
+    discloses = "nothing: it stays on the simulating machine"
+
+    ticket: int
+
+
 class Forget(Message, frozen=True):
     """A batch's rows are no longer needed."""
 
@@ -106,13 +115,13 @@ class Ran(Message, frozen=True):
     scalars: Tensor
     present: Tensor
     weights: Tensor
-    norms: Tensor
+    finite: Tensor
     size: int
     failed: list[Failed]
 
 
 class Summed(Message, frozen=True):
-    """A sum is in the shared result; or the inner products are here."""
+    """A sum is in the shared result; or the inner products or norms are here."""
 
     tag = "hansa.pool.summed/1"
     discloses = "nothing: it stays on the simulating machine"
@@ -156,7 +165,7 @@ def serve(
     with limit_threads(threads):
         while True:
             try:
-                request = decode(pipe.recv_bytes(), [Run, Sum, Products, Forget])
+                request = decode(pipe.recv_bytes(), [Run, Sum, Products, Norms, Forget])
             except (EOFError, OSError):
                 return
             if isinstance(request, Run):
@@ -168,6 +177,8 @@ def serve(
                 answer = Summed(None)
             elif isinstance(request, Products):
                 answer = Summed(Tensor(kept[request.ticket].gram()))
+            elif isinstance(request, Norms):
+                answer = Summed(Tensor(kept[request.ticket].norms()))
             else:
                 assert isinstance(request, Forget)
                 kept.pop(request.ticket, None)
@@ -211,13 +222,13 @@ def _run(learner: BatchLearner, data: Population, params: Params, request: Run, 
     shape = (len(good), len(names))
     scalars = np.array([[table.get(name, 0.0) for name in names] for table in tables]).reshape(shape)
     present = np.array([[name in table for name in names] for table in tables], bool).reshape(shape)
-    weights, norms, size = np.zeros(0), np.zeros(0), 0
+    weights, finite, size = np.zeros(0), np.zeros(0, bool), 0
     if request.name == "fit" and good:
         rows = good[0].delta.rows
         kept[request.ticket] = rows
         weights = np.array([update.weight for update in good])
-        norms, size = rows.norms(), rows.size
-    return Ran(request.ticket, names, Tensor(scalars), Tensor(present), Tensor(weights), Tensor(norms), size, failed)
+        finite, size = rows.finite(), rows.size
+    return Ran(request.ticket, names, Tensor(scalars), Tensor(present), Tensor(weights), Tensor(finite), size, failed)
 
 
 def _examples(shard: Callable[[int], Shard], ref: tuple[int, int]) -> Examples:

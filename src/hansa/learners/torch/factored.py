@@ -48,7 +48,8 @@ class Factored(Rows):
         self.dtype = np.dtype(str(start.dtype)[6:])
         self._start, self._shrink, self._layers = start, shrink, layers
         self._gram: npt.NDArray[np.float64] | None = None
-        self._squares: npt.NDArray[np.float64] | None = None
+        self._norms: npt.NDArray[np.float64] | None = None
+        self._finite: npt.NDArray[np.bool_] | None = None
 
     def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
         used = np.flatnonzero(coefficients)
@@ -73,7 +74,7 @@ class Factored(Rows):
         return array
 
     def norms(self) -> npt.NDArray[np.float64]:
-        if self._squares is None:
+        if self._norms is None:
             squares = np.zeros(self.count)
             for part in self._layers:
                 kernel = torch.bmm(part.inputs, part.inputs.transpose(1, 2))
@@ -84,8 +85,13 @@ class Factored(Rows):
             overlap = self._overlap()
             if overlap is not None:
                 squares += 2.0 * self._shrink * overlap + self._shrink**2 * self._start_square()
-            self._squares = np.maximum(squares, 0.0)
-        return np.sqrt(self._squares)
+            self._norms = np.sqrt(np.maximum(squares, 0.0))
+        return self._norms
+
+    def finite(self) -> npt.NDArray[np.bool_]:
+        if self._finite is None:
+            self._finite = np.isfinite(self.norms())
+        return self._finite
 
     def gram(self) -> npt.NDArray[np.float64]:
         if self._gram is None:
