@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +21,7 @@ from hansa.learners.torch.low_rank import fit_low_rank
 from hansa.learners.torch.padded import Padded
 from hansa.learners.torch.resident import Recent, Resident, tensor_of
 from hansa.learners.torch.sequential import fit_sequential
+from hansa.learners.torch.stacked import Stacked
 from hansa.learners.torch.vectorized import (
     Step,
     Terms,
@@ -32,7 +33,7 @@ from hansa.learners.torch.vectorized import (
 )
 from hansa.params import Params
 from hansa.rng import Key
-from hansa.tensor import Dense, Rows, Tensor
+from hansa.tensor import Rows, Tensor
 from hansa.update import Update
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _STACK_BYTES = 2 * 2**20
 _TOGETHER = 256
 _COMPILED_TOGETHER = 5
 
-_STUDIES, _STEPS = Recent(16), Recent(8)
+_STUDIES, _STEPS = Recent(16), Recent(32)
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,15 @@ class Batch:
                 data = self._padded(group)
                 self._put(group, *fit_low_rank(chain, self.learner.resolved_loss, sgd, start, works, data), results)
             return
-        matrix = np.empty((len(members), len(start)), self.params.flat.dtype)  # one, so that it may have huge pages
+        stacks: list[list[torch.Tensor]] = []
         losses: list[float] = []
         for group in groups:
-            deltas = torch.from_numpy(matrix[len(losses) : len(losses) + len(group)])
-            losses += self._stacked(engine, group, start, x_shape, deltas)
-        self._put([place for group in groups for place in group], Dense(matrix), losses, results)
+            changes, means = self._stacked(engine, group, start, x_shape)
+            # Parties beyond the group's own only fill a fixed shape.
+            stacks.append([part[: len(group)] for part in changes])
+            losses += means[: len(group)]
+        rows = Stacked(stacks, self.params.size, self.params.flat.dtype)
+        self._put([place for group in groups for place in group], rows, losses, results)
 
     def _sequential(self, members: list[int]) -> tuple[Rows, list[float]]:
         return fit_sequential(
@@ -142,32 +146,30 @@ class Batch:
         )
 
     def _stacked(
-        self, engine: EngineName, group: list[int], start: torch.Tensor, x_shape: tuple[int, ...], deltas: torch.Tensor
-    ) -> list[float]:
+        self, engine: EngineName, group: list[int], start: torch.Tensor, x_shape: tuple[int, ...]
+    ) -> tuple[list[torch.Tensor], list[float]]:
         learner = self.learner
         assert isinstance(learner.optimizer, SGD)
         works = [self.works[place] for place in group]
         terms = Terms.of(learner.optimizer, works, learner.clip_gradient)
         if engine == "vectorized":
-            first, step = (make_step(self.resident, learner.resolved_loss, terms, shared) for shared in (True, False))
-            data = self._padded(group)
-            return fit_vectorized(self.resident, first, step, terms, start, works, data, deltas)
+            eager = partial(make_step, self.resident, learner.resolved_loss, terms)
+            return fit_vectorized(self.resident, eager, terms, start, works, self._padded(group))
         filled = group + [group[-1]] * (_COMPILED_TOGETHER - len(group))
         works = [self.works[place] for place in filled]
         data = self._padded(filled, learner.batch_size)
-        first, step = (self._compiled(x_shape, terms, shared) for shared in (True, False))
         try:
-            return fit_vectorized(self.resident, first, step, terms, start, works, data, deltas)
+            return fit_vectorized(self.resident, partial(self._compiled, x_shape, terms), terms, start, works, data)
         except RuntimeError as error:
             cause = str(error).strip().partition("\n")[0]
             raise ConfigError(
                 f"Torch.engine 'compiled' cannot compile this model ({cause}); use engine='vectorized'"
             ) from error
 
-    def _compiled(self, x_shape: tuple[int, ...], terms: Terms, shared: bool) -> Step:
+    def _compiled(self, x_shape: tuple[int, ...], terms: Terms, shared: bool, last: bool) -> Step:
         loss = self.learner.resolved_loss
-        key = (self.learner, x_shape, terms, shared)
-        return _STEPS.get(key, lambda: compiled_step(self.resident, loss, terms, shared))
+        key = (self.learner, x_shape, terms, shared, last)
+        return _STEPS.get(key, lambda: compiled_step(self.resident, loss, terms, shared, last))
 
     def _groups(self, engine: EngineName, members: list[int], facts: Facts) -> list[list[int]]:
         """``members`` in groups: equal numbers of steps stand together, because a group is padded to its longest."""

@@ -26,6 +26,7 @@ from hansa.learners.torch.resident import Resident, tensor_of
 
 Tensors: TypeAlias = list[torch.Tensor]
 Step: TypeAlias = Callable[..., tuple[Tensors, Tensors, torch.Tensor]]
+Maker: TypeAlias = Callable[[bool, bool], Step]
 
 
 @dataclass(frozen=True)
@@ -54,30 +55,27 @@ class Terms:
 
 def fit_vectorized(
     resident: Resident,
-    first: Step,
-    step: Step,
+    make: Maker,
     terms: Terms,
     start: torch.Tensor,
     works: Sequence[LocalWork],
     data: Padded,
-    deltas: torch.Tensor,
-) -> list[float]:
-    """Train each party from ``start`` with ``step``: their mean training losses.
+) -> tuple[Tensors, list[float]]:
+    """Train each party from ``start``: their changes, one stacked tensor a parameter, and their mean training losses.
 
     Args:
         resident: the model.
-        first, step: the first step of these parties, from weights that all share, and any later one; from
-            :func:`make_step` or :func:`compiled_step`.
-        terms: what the steps were made for.
+        make: gives a step, from :func:`make_step` or :func:`compiled_step`, by whether it starts from weights that all share
+            and whether it is the last.
+        terms: what the steps are made for.
         start: the received model, shape (size,).
         works, data: one of each a party, and their batches.
-        deltas: where the changes of the first ``len(deltas)`` parties are written; others only fill a fixed shape.
     """
     size, parties = resident.trained_size, data.parties
     resident.load(start)
     resident.training(True)
     weights = _parts(resident, start[:size])
-    origin = weights if terms.proximal else []
+    origin = weights
     velocity = [torch.zeros_like(part) for part in weights] if terms.momentum else []
     proximal = start.new_tensor([work.proximal for work in works])
     linear: Tensors = []
@@ -90,28 +88,30 @@ def fit_vectorized(
     for index in range(data.steps):
         x, y = data.batch(index)
         share = data.share[:, index, : x.shape[1]]
-        weights, velocity, losses = (step if index else first)(
-            weights, velocity, origin, x, y, share, rates[:, index].clone(), proximal, linear
+        last = index == data.steps - 1
+        weights, velocity, losses = make(index == 0, last)(
+            weights,
+            velocity,
+            origin if terms.proximal or last else [],
+            x,
+            y,
+            share,
+            rates[:, index].clone(),
+            proximal,
+            linear,
         )
         found += losses.double() * data.real[:, index].sum(1)
-    count = len(deltas)
-    deltas[:, size:] = 0.0
-    for part, old, place in zip(weights, resident.trained, resident.layout.offsets, strict=False):
-        target = deltas[:, place : place + old.numel()].view(count, *old.shape)
-        if resident.device.type == "cpu":
-            torch.sub(part[:count], old.detach(), out=target)
-        else:
-            target.copy_(part[:count] - old.detach())
     means: list[float] = (found.cpu().numpy() / np.maximum(data.seen, 1)).tolist()
-    return means[:count]
+    return weights, means
 
 
-def make_step(resident: Resident, loss: Loss, terms: Terms, shared: bool = False) -> Step:
+def make_step(resident: Resident, loss: Loss, terms: Terms, shared: bool = False, last: bool = False) -> Step:
     """One SGD step of several parties, as a function of their weights.
 
     It takes weights and velocity (a stacked tensor a parameter; where ``shared``, one of all parties), origin (one of all
-    parties), features, targets, shares, rates, proximal factors and linear terms, and returns the new weights and velocity,
-    stacked, and each party's loss. From shared weights the forward pass is one large batch.
+    parties), features, targets, shares, rates, proximal factors and linear terms, and returns the new weights (the ``last``
+    step: their change from origin) and velocity, stacked, and each party's loss. From shared weights the forward pass is one
+    large batch.
     """
     names = resident.layout.names[: len(resident.trained)]
     module, each = resident.module, loss.each
@@ -150,13 +150,15 @@ def make_step(resident: Resident, loss: Loss, terms: Terms, shared: bool = False
             velocity = [v * terms.momentum + g for v, g in zip(velocity, gradients, strict=True)]
             ahead = zip(gradients, velocity, strict=True)
             gradients = [g + terms.momentum * v for g, v in ahead] if terms.nesterov else velocity
+        if last:
+            weights = [w - o for w, o in zip(weights, origin, strict=True)]
         weights = [torch.addcmul(w, g, _over(rate, g), value=-1.0) for w, g in zip(weights, gradients, strict=True)]
         return weights, velocity, losses
 
     return step
 
 
-def compiled_step(resident: Resident, loss: Loss, terms: Terms, shared: bool) -> Step:
+def compiled_step(resident: Resident, loss: Loss, terms: Terms, shared: bool, last: bool) -> Step:
     """:func:`make_step`, compiled anew for each signature of its tensors; the first call of one compiles.
 
     The compiler's own guards look at the whole module in every call. They are left out: a signature has a function of its own,
@@ -173,7 +175,7 @@ def compiled_step(resident: Resident, loss: Loss, terms: Terms, shared: bool) ->
             )  # the compiler's notes about its own choices; nothing that a caller can act on
             if signature not in made:
                 made[signature] = torch.compile(
-                    _own_code(make_step(resident, loss, terms, shared)),
+                    _own_code(make_step(resident, loss, terms, shared, last)),
                     dynamic=False,
                     options={
                         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
