@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, final
+from collections.abc import Callable
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,15 @@ class Rows(ABC):
     @abstractmethod
     def finite(self) -> npt.NDArray[np.bool_]:
         """Whether each row's norm is finite, shape (count,); mostly without the time that exact norms take."""
+
+
+@runtime_checkable
+class SumsLater(Protocol):
+    """Rows whose sums are made elsewhere: asked for now, waited for when they are needed."""
+
+    def begin_sum(self, coefficients: npt.NDArray[np.float64]) -> Callable[[], Array]:
+        """Begin :meth:`Rows.weighted_sum`; what is returned waits for it."""
+        ...
 
 
 @final

@@ -10,7 +10,8 @@ collector is trusted, or behind a stage that protects what is sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, final
 
@@ -21,7 +22,7 @@ from hansa.message import Message
 from hansa.party import Party
 from hansa.pipeline import Form, Stage
 from hansa.protocol import Aggregation, Collected, Gathering, Withdraw
-from hansa.tensor import Array, Rows, Tensor
+from hansa.tensor import Array, Rows, SumsLater, Tensor
 from hansa.update import Bounded, Mean, Update
 
 U = TypeVar("U", Update, Bounded)
@@ -130,6 +131,8 @@ def mean(weights: Weights = "examples") -> Aggregation[U, Mean[U]]:
 
 
 _ZEROS = (0.0, 0.0)
+_UNDER_WAY = 4
+"""Sums that other processes may owe at a time; they hold the summed rows for as long."""
 
 
 class _Open:
@@ -157,6 +160,8 @@ class _Fold:
         self.count = 0
         self.scalars: dict[str, tuple[float, float]] = {}
         self.open: dict[int, _Open] = {}
+        # Sums under way in other processes, in the order in which they are added.
+        self.later: deque[Callable[[], Array]] = deque()
         # The plain sum of the arrays so far, as long as all had the same factor.
         self.alike: Array | None = None
         self.factor = 0.0
@@ -185,6 +190,7 @@ class _Fold:
         for key in list(self.open):
             self._close(key)
         self._settle()
+        self._wait(0)
         assert self.total is not None
         with np.errstate(over="ignore", invalid="ignore"):
             delta = self.total * self.total.dtype.type(1.0 / self.weight)
@@ -197,8 +203,20 @@ class _Fold:
 
     def _close(self, key: int) -> None:
         batch = self.open.pop(key)
+        rows, coefficients = batch.rows, np.array(batch.coefficients)
+        if isinstance(rows, SumsLater):
+            self.later.append(rows.begin_sum(coefficients))
+            self._wait(_UNDER_WAY)
+        else:
+            self._add(rows.weighted_sum(coefficients))
+
+    def _wait(self, most: int) -> None:
+        """Add the oldest sums under way until at most ``most`` are left."""
+        while len(self.later) > most:
+            self._add(self.later.popleft()())
+
+    def _add(self, summed: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            summed = batch.rows.weighted_sum(np.array(batch.coefficients))
             self.total = summed if self.total is None else self.total + summed
 
     def _into(self, array: Array, factor: float) -> None:
@@ -219,6 +237,7 @@ class _Fold:
             self._plus(alike, self.factor)
 
     def _plus(self, array: Array, factor: float) -> None:
+        self._wait(0)
         with np.errstate(over="ignore", invalid="ignore"):
             summand = array * array.dtype.type(factor)
             if self.total is None:

@@ -1,8 +1,8 @@
 """Pure work, batched: equal calls of many parties become one call of the learner.
 
 A call of ``learner.fit`` or ``learner.evaluate`` waits until its result is due on the virtual clock. By then the calls of the
-other parties of the round are waiting too, and all that share the same parameters go to ``fit_many`` together, in pieces of
-``learner.chunk``. How the pieces are cut depends on the order of the calls alone, so results do not depend on the number of
+other parties of the round are waiting too, and those that share the same parameters go to ``fit_many`` together, in pieces
+of at most ``learner.chunk``. How the pieces are cut depends on the order of the calls alone, so results do not depend on the number of
 workers.
 """
 
@@ -91,11 +91,11 @@ class Batching:
         job = Job(function, arguments)
         if self.batched is not None and getattr(function, "__self__", None) is self.learner:
             job.group = (function.__name__, id(arguments[0]))
-            waiting = self.waiting.get(job.group)
-            if waiting is None:
-                self.waiting[job.group] = [job]
-            else:
-                waiting.append(job)
+            waiting = self.waiting.setdefault(job.group, [])
+            waiting.append(job)
+            # A full batch begins at once: workers need not wait for the rest of the cohort to be told.
+            if len(waiting) >= self._size(arguments[0]):
+                self._cut(job.group)
         return job
 
     def result(self, job: Job) -> Any:
@@ -121,15 +121,16 @@ class Batching:
 
     def _cut(self, group: tuple[str, int]) -> None:
         jobs = self.waiting.pop(group)
-        params = jobs[0].arguments[0]
-        assert self.batched is not None
+        batch = Batch(group[0], jobs[0].arguments[0], jobs)
+        if self.pool is not None:
+            self.pool.submit(batch)
+
+    def _size(self, params: Params) -> int:
         size = self._chunk.get(params.size)
         if size is None:
+            assert self.batched is not None
             size = self._chunk[params.size] = min(MOST, max(1, self.batched.chunk(params)))
-        for start in range(0, len(jobs), size):
-            batch = Batch(group[0], params, jobs[start : start + size])
-            if self.pool is not None:
-                self.pool.submit(batch)
+        return size
 
     def run(self, batch: Batch) -> None:
         """Run a batch that has been cut, if it has not run."""

@@ -11,6 +11,7 @@ import mmap
 import multiprocessing
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -44,6 +45,8 @@ _SLOTS: Final = 4
 """Models in shared memory at a time: an asynchronous protocol trains from several."""
 _AHEAD: Final = 2
 """Batches a worker has at once, so that it never waits for the next."""
+_RESULTS: Final = 4
+"""Sums that a worker may have ready before this process takes them."""
 
 
 @final
@@ -71,16 +74,16 @@ class ProcessPool:
         self._workers: list[_Worker] = []
         for _ in range(processes):
             here, there = context.Pipe()
-            result = _shared(params.flat)
+            results = [_shared(params.flat) for _ in range(_RESULTS)]
             inherited = [worker.pipe for worker in self._workers] + [here]
             process = context.Process(
                 target=serve,
-                args=(there, inherited, learner, data, params, self._models, result, threads),
+                args=(there, inherited, learner, data, params, self._models, results, threads),
                 daemon=True,
             )
             process.start()
             there.close()
-            self._workers.append(_Worker(process, here, result))
+            self._workers.append(_Worker(process, here, results))
         self._slots: list[_Slot] = [_Slot() for _ in range(_SLOTS)]
         self._queue: deque[tuple[Batch, Message]] = deque()
         self._batches: dict[int, _Sent] = {}
@@ -114,14 +117,31 @@ class ProcessPool:
         del self._batches[batch.ticket]
         return _outcomes(self, sent.worker, batch, sent.reply)
 
-    def ask(self, worker: int, message: Message) -> Tensor | Array:
-        """Ask a worker for a sum (copied out of its shared result) or for inner products."""
+    def begin(self, worker: int, question: Callable[[int], Message]) -> Callable[[], Tensor | Array]:
+        """Ask a worker for a sum, inner products or norms; what is returned waits for the answer.
+
+        Args:
+            worker: which one.
+            question: makes the message, for the number of the shared result that a sum goes to.
+        """
         target = self._workers[worker]
-        self._send(target, encode(message))
-        while not target.answers:
+        while len(target.asked) >= _RESULTS:
             self._hear_from(target)
-        products = target.answers.popleft().products
-        return target.result.copy() if products is None else products
+        asked = _Asked(target.next)
+        target.next = (target.next + 1) % _RESULTS
+        target.asked.append(asked)
+        self._send(target, encode(question(asked.slot)))
+
+        def finish() -> Tensor | Array:
+            while asked.answer is None:
+                self._hear_from(target)
+            return asked.answer
+
+        return finish
+
+    def ask(self, worker: int, message: Message) -> Tensor | Array:
+        """:meth:`begin`, and wait."""
+        return self.begin(worker, lambda _: message)()
 
     def close(self) -> None:
         """End the workers."""
@@ -176,7 +196,8 @@ class ProcessPool:
                 remedy="it may have run out of memory; use fewer workers",
             ) from None
         if isinstance(reply, Summed):
-            worker.answers.append(reply)
+            asked = worker.asked.popleft()
+            asked.answer = worker.results[asked.slot].copy() if reply.products is None else reply.products
             return
         assert isinstance(reply, Ran)
         worker.busy -= 1
@@ -204,11 +225,20 @@ class ProcessPool:
 class _Worker:
     process: Any
     pipe: Connection
-    result: Array
+    results: list[Array]
     busy: int = 0
+    next: int = 0
 
     def __post_init__(self) -> None:
-        self.answers: deque[Summed] = deque()
+        self.asked: deque[_Asked] = deque()
+
+
+@dataclass
+class _Asked:
+    """A question to a worker, and its answer once it is there."""
+
+    slot: int
+    answer: Tensor | Array | None = None
 
 
 @dataclass
@@ -240,9 +270,17 @@ class _RemoteRows(Rows):
         weakref.finalize(self, pool.forget, worker, ran.ticket).atexit = False
 
     def weighted_sum(self, coefficients: npt.NDArray[np.float64]) -> Array:
-        summed = self.pool.ask(self.worker, Sum(self.ticket, Tensor(coefficients)))
-        assert isinstance(summed, np.ndarray)
-        return summed
+        return self.begin_sum(coefficients)()
+
+    def begin_sum(self, coefficients: npt.NDArray[np.float64]) -> Callable[[], Array]:
+        wait_for = self.pool.begin(self.worker, lambda slot: Sum(self.ticket, Tensor(coefficients), slot))
+
+        def finish() -> Array:
+            summed = wait_for()
+            assert isinstance(summed, np.ndarray)
+            return summed
+
+        return finish
 
     def norms(self) -> npt.NDArray[np.float64]:
         if self._norms is None:

@@ -59,13 +59,14 @@ class Run(Message, frozen=True):
 
 
 class Sum(Message, frozen=True):
-    """Sum the rows of a batch into the worker's shared result."""
+    """Sum the rows of a batch into one of the worker's shared results."""
 
     tag = "hansa.pool.sum/1"
     discloses = "nothing: it stays on the simulating machine"
 
     ticket: int
     coefficients: Tensor
+    slot: int
 
 
 class Products(Message, frozen=True):
@@ -121,7 +122,7 @@ class Ran(Message, frozen=True):
 
 
 class Summed(Message, frozen=True):
-    """A sum is in the shared result; or the inner products or norms are here."""
+    """A sum is in its shared result; or the inner products or norms are here."""
 
     tag = "hansa.pool.summed/1"
     discloses = "nothing: it stays on the simulating machine"
@@ -154,7 +155,7 @@ def serve(
     data: Population,
     params: Params,
     models: Sequence[Array],
-    result: Array,
+    results: Sequence[Array],
     threads: int,
 ) -> None:
     """A worker's life: ends when the pipe does, so a worker never outlives its parent."""
@@ -173,7 +174,7 @@ def serve(
                 model = params.replaced(models[request.slot].copy())
                 answer: Message = _run(learner, data, model, request, kept)
             elif isinstance(request, Sum):
-                result[:] = kept[request.ticket].weighted_sum(request.coefficients.array)
+                results[request.slot][:] = kept[request.ticket].weighted_sum(request.coefficients.array)
                 answer = Summed(None)
             elif isinstance(request, Products):
                 answer = Summed(Tensor(kept[request.ticket].gram()))

@@ -214,8 +214,8 @@ class Torch:
         return evaluate_parties(resident, self.resolved_loss, self.resolved_metrics, datas, self.autocast_dtype)
 
     def chunk(self, params: Params) -> int:
-        """Parties in a call: what about 160 MiB of dense updates hold; at most 100, or 25 where one party is work enough that
-        a round's calls are worth dividing among processes."""
+        """Parties in a call: what about 160 MiB of dense updates hold; at most 100, and fewer where one party is work enough
+        that a round's calls are worth dividing among processes."""
         most = _MOST_A_CALL if params.size <= _SMALL else _MOST_OF_LARGE
         return max(1, min(most, _CHUNK_BYTES // max(1, params.flat.nbytes)))
 
