@@ -7,7 +7,6 @@ every picture into ``tests/docs/golden``, where a test compares them, so a new m
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 
 import hansa as hs
 from hansa import pipeline, registry, schema
-from hansa.cli.explanation import Disclosure, Explanation, explanation
+from hansa.cli.explanation import THREAT_MODEL, Disclosure, Explanation, explanation, threat_model
 from hansa.protocol import OBSERVER, Role
 from hansa.simulation.log import Entry
 
@@ -155,7 +154,6 @@ def _report(y: int, width: int, number: int, at: int) -> list[str]:
 
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`~?([\w.]+)`")
-_THREAT = re.compile(r"\*?Threat model\*?:\s*(.*?)(?:\n\n|\Z)", re.DOTALL)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Attributes):$", re.MULTILINE)
 
 
@@ -199,21 +197,6 @@ def _aggregated(shown: Shown) -> str:
 def stage_name(stage: Any) -> str:
     """The name of a stage in a plan."""
     return schema.type_name(type(stage)) or type(stage).__name__
-
-
-def threat_model(module: str) -> list[str]:
-    """What a module's docstring says that is seen and by whom: first what it takes over from another, then its own.
-
-    Raises:
-        ValueError: it says nothing.
-    """
-    found = _THREAT.search(inspect.getdoc(importlib.import_module(module)) or "")
-    if found is None:
-        raise ValueError(f"the docstring of {module} must state its threat model")
-    own = " ".join(found[1].split())
-    reference = re.match(r"that of :mod:`([\w.]+)`[.;]?\s*(.*)", own)
-    told = [*threat_model(reference[1]), reference[2]] if reference else [own]
-    return [text[0].upper() + text[1:] for text in told if text]
 
 
 def _told(shown: Shown) -> str:
@@ -310,7 +293,7 @@ def _without_doctest(text: str) -> str:
 
 def _without_threat_model(text: str) -> str:
     """The text but its threat model, which has a section of its own."""
-    return re.sub(r"\n{3,}", "\n\n", _THREAT.sub("\n\n", text)).strip()
+    return re.sub(r"\n{3,}", "\n\n", THREAT_MODEL.sub("\n\n", text)).strip()
 
 
 def index(all_shown: Sequence[Shown]) -> str:

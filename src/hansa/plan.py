@@ -119,13 +119,13 @@ class Plan:
             raise PlanError([str(error)]) from error
 
     @staticmethod
-    def load(path: str | Path, tables: Mapping[str, type] | None = None) -> Plan:
-        """Read a TOML plan.
+    def load(path: str | Path, tables: Mapping[str, Any] | None = None) -> Plan:
+        """Read a TOML plan; a ``[simulation]`` table, which is not part of the plan, may stand beside it.
 
         Raises:
             PlanError: all its mistakes, each with its line.
         """
-        return load(path, tables or {})[0]
+        return load(path, tables or {"simulation": Mapping[str, Any]})[0]
 
     def to_toml(self) -> str:
         """The plan as TOML text; loading it gives an equal plan."""
@@ -154,7 +154,7 @@ def plain(plan: Plan) -> dict[str, Any]:
     return table
 
 
-def load(path: str | Path, tables: Mapping[str, type]) -> tuple[Plan, dict[str, Any]]:
+def load(path: str | Path, tables: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
     """Read a TOML plan and further tables beside it.
 
     Args:
@@ -174,7 +174,7 @@ def load(path: str | Path, tables: Mapping[str, type]) -> tuple[Plan, dict[str, 
     return parse(text, tables, str(path))
 
 
-def parse(text: str, tables: Mapping[str, type], source: str = "plan") -> tuple[Plan, dict[str, Any]]:
+def parse(text: str, tables: Mapping[str, Any], source: str = "plan") -> tuple[Plan, dict[str, Any]]:
     """:func:`load` for text that is at hand; ``source`` is what errors call it."""
     try:
         data = tomllib.loads(text)

@@ -209,3 +209,17 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
     text = ran(capfd, "--help")
     for command in ("demo", "init", "simulate", "explain", "list", "compare"):
         assert command in text
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sentence"),
+    [("fedsgd", "single full-batch step discloses"), ("fednova", "how far its steps reach")],
+)
+def test_explain_leaves_nothing_out_that_a_protocol_adds(
+    protocol: str, sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("plan.toml").write_text(GOOD.read_text().replace('"fedavg"', f'"{protocol}"'))
+    text = ran(capfd, "explain", "plan.toml")
+    assert sentence in text
+    assert "Semi-honest parties" in text
+    assert "Progress from server (" in text

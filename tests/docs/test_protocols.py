@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from docs.protocols import GOLDEN, Shown, diagram, index, names, page, picture, show, threat_model
+from docs.protocols import GOLDEN, Shown, diagram, index, names, page, picture, show
+from hansa.cli.explanation import threat_model
 from hansa.protocol import OBSERVER
 
 REMEDY = "if this is meant, run `python docs/protocols.py` and let the difference be reviewed"

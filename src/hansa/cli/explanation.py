@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
-import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from hansa import schema
 from hansa.errors import ConfigError
@@ -20,6 +20,9 @@ from hansa.plan import Plan
 from hansa.protocol import OBSERVER, Progress
 from hansa.simulation.simulate import check, load_data
 from hansa.tensor import Tensor
+
+THREAT_MODEL: Final = re.compile(r"\*?Threat model\*?:\s*(.*?)(?:\n\n|\Z)", re.DOTALL)
+"""Where a docstring states its threat model: up to the end of the paragraph."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def explanation(plan: Plan) -> Explanation:
             Disclosure(name, " or ".join(others), kind.__name__, kind.discloses, _models(kind))
             for kind in dict.fromkeys(role.receives)
         ]
-    disclosures.append(Disclosure(OBSERVER, " or ".join(roles), Progress.__name__, Progress.discloses, 0))
+    tellers = " or ".join(name for name, role in roles.items() if role.starts)
+    disclosures.append(Disclosure(OBSERVER, tellers, Progress.__name__, Progress.discloses, 0))
     protections = [
         (schema.type_name(type(stage)) or type(stage).__name__, stage.effect.format(**_fields(stage)) or "not said")
         for stage in parts
@@ -111,7 +115,7 @@ def explanation(plan: Plan) -> Explanation:
         _waits(plan, size),
         disclosures,
         protections,
-        list(dict.fromkeys(filter(None, (_threat_model(part) for part in (plan.protocol, *parts))))),
+        list(dict.fromkeys(text for part in (plan.protocol, *parts) for text in _threat_models(part))),
         _guarantee(parts),
         size,
         remark,
@@ -175,11 +179,26 @@ def _models(kind: type[Message]) -> int:
     return sum(hint in (Tensor, Params) for hint in hints.values())
 
 
-def _threat_model(part: Any) -> str:
-    """The threat model that the docstring of a part's file states, or the one of the file that its class builds on."""
+def threat_model(module: str) -> list[str]:
+    """What a module's docstring says that is seen and by whom: first what it takes over from another, then its own.
+
+    Raises:
+        ValueError: it says nothing.
+    """
+    found = THREAT_MODEL.search(inspect.getdoc(importlib.import_module(module)) or "")
+    if found is None:
+        raise ValueError(f"the docstring of {module} must state its threat model")
+    own = " ".join(found[1].split())
+    reference = re.match(r"that of :mod:`([\w.]+)`[.;]?\s*(.*)", own)
+    told = [*threat_model(reference[1]), reference[2]] if reference else [own]
+    return [text[0].upper() + text[1:] for text in told if text]
+
+
+def _threat_models(part: Any) -> list[str]:
+    """What the file of a part says, or the one of the first class that it builds on which says anything."""
     for kind in type(part).__mro__:
-        text = inspect.getdoc(sys.modules.get(kind.__module__)) or ""
-        found = re.search(r"\*Threat model\*:(.*?)(?:\n\n|\Z)", text, re.DOTALL)
-        if found:
-            return " ".join(found[1].split())
-    return ""
+        try:
+            return threat_model(kind.__module__)
+        except ValueError:
+            continue
+    return []
