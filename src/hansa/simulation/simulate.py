@@ -295,7 +295,15 @@ class _Session:
         self.last = now
         self.history.append(record)
         for tracker in self.trackers:
-            tracker.round(record)
+            try:
+                tracker.round(record)
+            except Exception as error:
+                # Called from within the party that reports, whose fault it is not.
+                raise RunError(
+                    f"the tracker {type(tracker).__name__} raised {type(error).__name__}: {error}",
+                    round=message.round,
+                    remedy="mend it or run without it; a run in a folder can be resumed",
+                ) from error
 
     def _saved(self, party: str) -> None:
         every = self.settings.checkpoint_every
