@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -384,8 +384,3 @@ def _arrays(tensors: Mapping[str, Tensor]) -> Slots:
 
 _NONE: Slots = {}
 _UNSAVED = PartyState(0, {})
-
-
-def with_rounds(protocol: Synchronous, rounds: int) -> Synchronous:
-    """The same protocol for another number of rounds."""
-    return replace(protocol, rounds=rounds)

@@ -1,9 +1,8 @@
 """Pure work, batched: equal calls of many parties become one call of the learner.
 
-A call of ``learner.fit`` or ``learner.evaluate`` waits until its result is due on the virtual clock. By then the calls of the
-other parties of the round are waiting too, and those that share the same parameters go to ``fit_many`` together, in pieces
-of at most ``learner.chunk``. How the pieces are cut depends on the order of the calls alone, so results do not depend on the number of
-workers.
+Calls of ``learner.fit`` or ``learner.evaluate`` that share the same parameters gather, and go to ``fit_many`` together: as soon as
+there are ``learner.chunk`` of them, or when the first result is due on the virtual clock. How they are cut depends on the order
+of the calls alone, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
