@@ -12,13 +12,23 @@
     │   ├── MalformedMessage     not a frame, or a frame that breaks its schema
     │   ├── UnknownMessage       a tag that the receiver does not accept
     │   └── OversizedMessage     more bytes than the receiver allows
-    └── RunError                 a run that could not go on; names the party, the round and what to do
-        ├── DeadlineExpired      a bounded wait ended with nothing received
-        ├── QuorumNotReached     fewer contributions than the round's quorum
-        ├── Deadlock             every party waits and no message is under way
-        ├── PartyFailed          a party's own program raised; carries its traceback
-        ├── WorkerLost           a worker process of a simulation ended by itself
-        └── NonFinite            a model or an aggregate holds NaN or infinity
+    ├── RunError                 a run that could not go on; names the party, the round and what to do
+    │   ├── DeadlineExpired      a bounded wait ended with nothing received
+    │   ├── QuorumNotReached     fewer contributions than the round's quorum
+    │   ├── Deadlock             every party waits and no message is under way
+    │   ├── PartyFailed          a party's own program raised; carries its traceback
+    │   ├── WorkerLost           a worker process ended by itself
+    │   └── NonFinite            a model or an aggregate holds NaN or infinity
+    ├── TrustError               something that does not prove what it must; nothing was done
+    │   ├── IdentityError        a certificate, key, name or invitation that is wrong, expired, used or revoked
+    │   ├── NotAuthorized        this identity may not do that to this object
+    │   ├── PolicyRefused        a party's own policy does not allow a plan; names the line of the policy
+    │   ├── SealError            an envelope that was forged, altered, replayed, reordered or meant for another
+    │   └── AuditError           an audit log that is not what was written
+    ├── LinkError                two parties cannot talk
+    │   ├── Unreachable          nobody answers at the address
+    │   └── VersionMismatch      the other side is too old or too new
+    └── StoreError               durable state that cannot be written or read: a full disk, a damaged file
 """
 
 from __future__ import annotations
@@ -126,11 +136,51 @@ class PartyFailed(RunError):
 
 
 class WorkerLost(RunError):
-    """A worker process of a simulation ended by itself: no party's fault, so the run ends."""
+    """A worker process ended by itself: no party's fault, so the run ends."""
 
 
 class NonFinite(RunError):
     """A model or an aggregate holds NaN or infinity."""
+
+
+class TrustError(HansaError):
+    """Something that does not prove what it must; nothing was done."""
+
+
+class IdentityError(TrustError):
+    """A certificate, key, name or invitation that is wrong, expired, used or revoked."""
+
+
+class NotAuthorized(TrustError):
+    """This identity may not do that to this object."""
+
+
+class PolicyRefused(TrustError):
+    """A party's own policy does not allow a plan; the sentence names the line of the policy."""
+
+
+class SealError(TrustError):
+    """An envelope that was forged, altered, replayed, reordered or meant for another."""
+
+
+class AuditError(TrustError):
+    """An audit log that is not what was written."""
+
+
+class LinkError(HansaError):
+    """Two parties cannot talk."""
+
+
+class Unreachable(LinkError):
+    """Nobody answers at the address."""
+
+
+class VersionMismatch(LinkError):
+    """The other side is too old or too new."""
+
+
+class StoreError(HansaError):
+    """Durable state that cannot be written or read: a full disk, a damaged file."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,1 @@
+"""Deployment: one party, a real network, a real disk."""

@@ -1,0 +1,1 @@
+"""Workers: the processes in which a party's programs run."""

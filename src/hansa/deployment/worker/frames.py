@@ -1,0 +1,217 @@
+"""What a party's own process and its workers say to each other.
+
+A worker runs the programs of one party in one run. It decides nothing about durability: it tells, in order, what each effect
+gave its program and what the program wants sent, and the process that owns it writes that down before anything leaves the
+machine. From what was written down a new worker brings the program back to where it stood (rollback recovery by message logging:
+Elnozahy, Alvisi, Wang and Johnson, ACM Computing Surveys 2002, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from hansa.message import Message
+from hansa.params import Params
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The frame of a role's message: here, or in a file of the spool.
+
+    Args:
+        tag: the tag of the message, as its frame says it.
+        size: bytes of the frame.
+        inline: the frame, where it is small.
+        blob: the name of the spooled file that holds it, otherwise.
+    """
+
+    tag: str
+    size: int
+    inline: bytes | None = None
+    blob: str = ""
+
+
+class Letter(Message, frozen=True):
+    """A message for this party's program; ``number`` is the owner's own count of them."""
+
+    tag = "hansa.worker.letter/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    number: int
+    sender: str
+    body: Body
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one effect gave the program: a letter taken (``letter`` is its number), the end of a sleep or of a vain wait, or the
+    return of a computation, whose value is computed again.
+    """
+
+    kind: Literal["took", "woke", "expired", "computed"]
+    time: float
+    letter: int = 0
+
+
+class Setup(Message, frozen=True):
+    """All that a worker needs to run one party's programs, from the beginning or from where they stood.
+
+    Args:
+        run: the run.
+        party: the party whose programs these are, as the roster names it.
+        role: its role.
+        plan: the plan as TOML.
+        rosters: the names of all parties by role.
+        data: the party's own data, as its node binds it; empty where it has none. See :class:`hansa.deployment.binding.Binding`.
+        spool: the folder of the spooled files.
+        inline: frames above this many bytes go through the spool.
+        threads: threads of the numerical libraries.
+        memory: bytes of address space at most; 0 for no limit.
+        saved: what the party saved last.
+        live: whether a program was under way: it began, and did not end.
+        steps: what its effects gave it since it began or last saved.
+        sent: how many messages it sent since; they were kept, and are not sent again.
+        letters: what it has received and not finished with, in order, those of ``steps`` among them.
+        time: where its clock stood.
+    """
+
+    tag = "hansa.worker.setup/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    run: str
+    party: str
+    role: str
+    plan: str
+    rosters: dict[str, tuple[str, ...]]
+    data: dict[str, Any]
+    spool: str
+    inline: int
+    threads: int = 1
+    memory: int = 0
+    saved: Body | None = None
+    live: bool = False
+    steps: list[Step] = []
+    sent: int = 0
+    letters: list[Letter] = []
+    time: float = 0.0
+
+
+class Ready(Message, frozen=True):
+    """The worker has read its setup, loaded its data and brought its program back."""
+
+    tag = "hansa.worker.ready/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    examples: int
+    parameters: int = 0
+
+
+class Began(Message, frozen=True):
+    """A program began; its steps are counted from here."""
+
+    tag = "hansa.worker.began/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    time: float
+
+
+class Stepped(Message, frozen=True):
+    """An effect gave the program something."""
+
+    tag = "hansa.worker.stepped/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    step: Step
+
+
+class Sent(Message, frozen=True):
+    """The program sends a message: to a party of the roster, or to the observer."""
+
+    tag = "hansa.worker.sent/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    to: str
+    body: Body
+    time: float
+
+
+class Saved(Message, frozen=True):
+    """The program reached a durable point: what it took and sent before is no longer needed to bring it back."""
+
+    tag = "hansa.worker.saved/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    body: Body
+    time: float
+
+
+class Dropped(Message, frozen=True):
+    """A letter that nobody will read, and why: it came too late, or is not what this role accepts."""
+
+    tag = "hansa.worker.dropped/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    number: int
+    sender: str
+    reason: str
+    hostile: bool = False
+
+
+class Ended(Message, frozen=True):
+    """A program returned. The letters that it took are done with.
+
+    Args:
+        result: for a party that starts by itself, the body of a :class:`Result`.
+        time: on the party's clock.
+    """
+
+    tag = "hansa.worker.ended/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    time: float
+    result: Body | None = None
+
+
+class Result(Message, frozen=True):
+    """What a party that started by itself ended with."""
+
+    tag = "hansa.worker.result/1"
+    discloses = "the final model, to those who may fetch it"
+
+    params: Params | None
+
+
+class Failed(Message, frozen=True):
+    """A program raised; the traceback stays with its party.
+
+    Args:
+        kind: the class of the error.
+        what: its own sentence.
+        party, round, remedy: of a :class:`~hansa.errors.RunError`, as it says them.
+        traceback: for the party's own log.
+        time: on the party's clock.
+    """
+
+    tag = "hansa.worker.failed/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    kind: str
+    what: str
+    traceback: str
+    time: float
+    party: str = ""
+    round: int | None = None
+    remedy: str = ""
+
+
+class Unusable(Message, frozen=True):
+    """The worker cannot run at all: the plan does not load here, or its data do not."""
+
+    tag = "hansa.worker.unusable/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    reason: str
+
+
+TO_WORKER: tuple[type[Message], ...] = (Setup, Letter)
+FROM_WORKER: tuple[type[Message], ...] = (Ready, Began, Stepped, Sent, Saved, Dropped, Ended, Failed, Unusable)
