@@ -87,7 +87,8 @@ class Gathering:
     """One round's wait for contributions.
 
     Args:
-        invited: the parties that may contribute, each with the number of the round it was invited to.
+        invited: the parties that may contribute, each with the number of the round it was invited to; in the order in which
+            their contributions are added up.
         deadline: when the wait ends, on the collector's clock.
         quorum: the least number of contributions; fewer raise.
         enough: the number at which the wait ends early.

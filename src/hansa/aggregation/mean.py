@@ -80,7 +80,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
         await me.send(to, Contribution(round, update.delta, update.weight, update.scalars))
 
     async def collect(self, me: Party, gathering: Gathering) -> Collected[Mean[U]]:
-        fold = _Fold(gathering.size)
+        fold = _InOrder(_Fold(gathering.size), gathering.invited)
         dtypes = [np.dtype(name) for name in ([gathering.dtype] if gathering.dtype else ["float32", "float64"])]
         fitting: Rows | None = None
         waiting = dict(gathering.invited)
@@ -97,6 +97,7 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
             del waiting[sender]
             if isinstance(message, Withdraw):
                 refused[sender] = message.reason[:_REASON]
+                fold.without(sender)
                 continue
             rows = message.delta.rows
             flaw = ""
@@ -107,9 +108,10 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
             flaw = flaw or _flaw(message, gathering)
             if flaw:
                 refused[sender] = flaw
+                fold.without(sender)
                 continue
             factor = 1.0 if gathering.factor is None else gathering.factor(message.round)
-            fold.add(message, message.weight if self.weights == "examples" else 1.0, factor)
+            fold.add(sender, message, message.weight if self.weights == "examples" else 1.0, factor)
             contributors.append(sender)
         if len(contributors) < max(1, gathering.quorum):
             raise _too_few(me, gathering, contributors, waiting, refused)
@@ -119,8 +121,9 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
 def mean(weights: Weights = "examples") -> Aggregation[U, Mean[U]]:
     """Average the parties' updates, each weighted by its number of examples or all alike.
 
-    *Guarantees*: the result is ``sum(w_i * delta_i) / sum(w_i)`` over the contributors, in the order of arrival, and each scalar
-    the like over the contributors that sent it; an update of the wrong length or dtype, a weight that is not positive or is
+    *Guarantees*: the result is ``sum(w_i * delta_i) / sum(w_i)`` over the contributors, and each scalar the like over the
+    contributors that sent it; over a network its last bits depend on who contributed and not on who was first, because the
+    summands are added in the order of the invitations; an update of the wrong length or dtype, a weight that is not positive or is
     above 2^53, a scalar that is not finite, a non-finite norm, or a norm above the bound of the plan's own clip is refused and
     its sender named.
 
@@ -146,10 +149,46 @@ class _Open:
         self.seen = 0
 
 
+class _InOrder:
+    """Hands single arrays to a fold in the order of the invitations; one that comes before its turn waits.
+
+    Rows of a simulator's batch are not held back: it delivers them in one order anyway, and a batch is summed as a whole.
+    """
+
+    def __init__(self, fold: _Fold, invited: Mapping[str, int]) -> None:
+        self.fold = fold
+        self.turns = deque(invited)
+        self.early: dict[str, tuple[Contribution, float, float] | None] = {}
+
+    def add(self, sender: str, message: Contribution, weight: float, factor: float) -> None:
+        if message.delta.rows is not None:
+            self.fold.add(message, weight, factor)
+            return
+        self.early[sender] = (message, weight, factor)
+        self._advance()
+
+    def without(self, sender: str) -> None:
+        """Nobody need wait for this party."""
+        self.early[sender] = None
+        self._advance()
+
+    def mean(self, bound: float | None) -> Mean[Any]:
+        self.turns = deque(name for name in self.turns if name in self.early)
+        self._advance()
+        return self.fold.mean(bound)
+
+    def _advance(self) -> None:
+        turns, early = self.turns, self.early
+        while turns and turns[0] in early:
+            waiting = early.pop(turns.popleft())
+            if waiting is not None:
+                self.fold.add(*waiting)
+
+
 class _Fold:
     """Sums contributions batch by batch, so that a batch's rows are never built one by one and never kept after it is done.
 
-    Arrays are added in the order of arrival: as they are while all have the same factor, which then multiplies their sum, and
+    Arrays are added in the order in which they are given: as they are while all have the same factor, which then multiplies their sum, and
     each times its own factor from the first that differs. A batch is added when its last row has arrived, or at the end.
     """
 

@@ -234,7 +234,8 @@ async def _invite(protocol: FedBuff, me: Party, state: BufferState, round: int) 
 
 def _gathering(protocol: FedBuff, state: BufferState, round: int, now: float) -> Gathering:
     return Gathering(
-        invited=state.invited,
+        # Those who have been at work longest first; a state read back has forgotten its order.
+        invited=dict(sorted(state.invited.items(), key=lambda party: (party[1], party[0]))),
         deadline=now + protocol.deadline,
         quorum=share_of(protocol.buffer, protocol.quorum),
         enough=protocol.buffer,
