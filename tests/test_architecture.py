@@ -40,7 +40,9 @@ GROUND = (
     "pipeline",
     "registry",
     "schema",
+    "toml",
     "plan",
+    "threads",
 )
 FACE = "__init__"
 

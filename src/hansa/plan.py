@@ -43,6 +43,7 @@ from hansa.errors import ConfigError, PlanError, nearest
 from hansa.learner import Learner
 from hansa.pipeline import compose, stages
 from hansa.protocol import Aggregation, Protocol
+from hansa.toml import Lines
 from hansa.update import Update
 
 
@@ -180,11 +181,11 @@ def parse(text: str, tables: Mapping[str, Any], source: str = "plan") -> tuple[P
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PlanError([f"is not TOML: {error}"], source) from None
-    lines = _lines(text)
+    lines = Lines.of(text, source)
     mistakes: list[tuple[int, str]] = []
 
     def note(place: str, sentence: str) -> None:
-        line = _line_of(lines, place)
+        line = lines.find(place)
         mistakes.append((line, f"line {line}: [{place}] {sentence}" if line else f"[{place}] {sentence}"))
 
     known = {"name", "seed", "protocol", "learner", "aggregation", "data"}
@@ -296,38 +297,3 @@ def _quoted(text: str) -> str:
 
 def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
-
-
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_ASSIGNMENT = re.compile(r"^\s*([A-Za-z0-9_.\-\"' ]+?)\s*=")
-
-
-def _lines(text: str) -> dict[str, int]:
-    """The line of each table and key, by dotted path. Reads headers and plain assignments; what it misses has its table's line."""
-    lines: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    prefix = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        header = _HEADER.match(line)
-        if header:
-            name = header[2].replace('"', "").replace("'", "")
-            if header[1] == "[[":
-                place = counts.get(name, 0)
-                counts[name] = place + 1
-                lines.setdefault(name, number)
-                name = f"{name}[{place}]"
-            prefix = f"{name}."
-            lines.setdefault(name, number)
-            continue
-        assignment = _ASSIGNMENT.match(line)
-        if assignment:
-            lines.setdefault(prefix + assignment[1].replace('"', "").replace("'", ""), number)
-    return lines
-
-
-def _line_of(lines: Mapping[str, int], place: str) -> int:
-    while place:
-        if place in lines:
-            return lines[place]
-        place = place[: max(place.rfind("."), place.rfind("["), 0)]
-    return 0

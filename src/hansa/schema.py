@@ -20,6 +20,9 @@ from hansa.errors import ConfigError, nearest
 Note = Callable[[str, str], None]
 """Takes note of a mistake: the place (a dotted path) and the sentence."""
 
+ASIDE: Final = "aside"
+"""A field whose metadata has this is no setting: it is neither read nor written."""
+
 MISSING: Final = object()
 """Stands for a value that could not be read; its mistake has been noted."""
 
@@ -70,7 +73,7 @@ def write(value: Any) -> Any:
             table["name"] = name
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
-            if field.init and not _is_default(field, item):
+            if field.init and not field.metadata.get(ASIDE) and not _is_default(field, item):
                 table[field.name] = write(item)
         return table
     if isinstance(value, Mapping):
@@ -102,7 +105,7 @@ def _type_name(kind: Hashable) -> str | None:
 def build(kind: Any, table: Mapping[str, Any], place: str, note: Note) -> Any:
     """Make ``kind`` (a dataclass) from the fields in ``table``."""
     hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init and not field.metadata.get(ASIDE)}
     values: dict[str, Any] = {}
     sound = True
     for key, item in table.items():

@@ -1,0 +1,266 @@
+"""A party's own policy: what its owner allows, whoever asks. Nobody else's setting can widen it.
+
+The ``[policy]`` table of a node's file. What is not said there is not allowed: a list that is empty or missing allows nothing,
+and ``"*"``, written out, allows all. So a policy that says nothing takes part in nothing, and a new protocol that comes with a
+new version of Hansa is refused until it is listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Final, Literal, NoReturn, final
+
+from hansa import schema
+from hansa.errors import ConfigError, PolicyRefused
+from hansa.horizontal.rounds import share_of
+from hansa.horizontal.sampling import Fixed, Uniform, Weighted
+from hansa.pipeline import stages
+from hansa.plan import Plan
+from hansa.toml import Lines
+
+ANY: Final = "*"
+HUB: Final = "hub"
+
+
+@final
+@dataclass(frozen=True)
+class Required:
+    """A stage that the aggregation must have, and within which bounds its settings must be.
+
+    Args:
+        stage: its registered name, such as ``"clip"``.
+        least, most: bounds of its numbers by name, both inclusive; ``most = { bound = 10.0 }``.
+    """
+
+    stage: str
+    least: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class RunRequest:
+    """What a party is asked to take part in, as the hub tells it; the plan itself comes beside it.
+
+    Args:
+        run: the run's name.
+        digest: the plan's digest, as the submitter said it.
+        submitter: the name of the identity that submitted it.
+        data: the name of the data wanted.
+        parties: the names of the parties that own the data.
+        server: who runs the one role that owns no data: ``"hub"`` or a party's name; empty where the protocol has none.
+    """
+
+    run: str
+    digest: str
+    submitter: str
+    data: str
+    parties: tuple[str, ...]
+    server: str = HUB
+
+
+@final
+@dataclass(frozen=True)
+class Policy:
+    """The ``[policy]`` table. All of it must allow a run.
+
+    Args:
+        protocols, learners: by registered name.
+        submitters: names of the identities that may submit runs.
+        data: which of the party's bindings may be used.
+        servers: who may run the server's role: ``"hub"``, or names of parties.
+        require: stages that the aggregation must have. One that the protocol never uses does not count.
+        forbid: stages that it must not have.
+        digests: if any are listed, only the plans with these digests.
+        least_parties: the fewest parties in one aggregate, however many fail: the quorum's share of the cohort.
+        most_rounds: rounds of a run at most; 0 for no limit.
+        most_deadline: seconds that a round may wait at most.
+        approval: ``"manual"`` asks the party's operator about each run that all of this allows; ``"automatic"`` takes part.
+        lines: where the table stands; for refusals.
+    """
+
+    protocols: tuple[str, ...] = ()
+    learners: tuple[str, ...] = ()
+    submitters: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    servers: tuple[str, ...] = (HUB,)
+    require: tuple[Required, ...] = ()
+    forbid: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    least_parties: int = 2
+    most_rounds: int = 10_000
+    most_deadline: float = 3600.0
+    approval: Literal["automatic", "manual"] = "manual"
+    lines: Lines = field(default=Lines("policy"), compare=False, repr=False, metadata={schema.ASIDE: True})
+
+    def __post_init__(self) -> None:
+        sentences = [
+            f"digests holds {digest!r}, which is not the 64 hexadecimal digits of a plan's digest"
+            for digest in self.digests
+            if not re.fullmatch(r"[0-9a-f]{64}", digest)
+        ]
+        if self.least_parties < 1:
+            sentences.append(f"least_parties must be at least 1, not {self.least_parties}")
+        if self.most_rounds < 0:
+            sentences.append(f"most_rounds must be 0 (no limit) or more, not {self.most_rounds}")
+        if not (isfinite(self.most_deadline) and self.most_deadline > 0):
+            sentences.append(f"most_deadline must be above 0 and have an end, not {self.most_deadline:g}")
+        if sentences:
+            raise ConfigError("\n".join(sentences))
+
+
+def check(policy: Policy, plan: Plan, request: RunRequest) -> None:
+    """Refuse what the policy does not allow.
+
+    Args:
+        policy: the party's own.
+        plan: read from its text by the party itself.
+        request: what it is asked.
+
+    Raises:
+        PolicyRefused: one sentence that names the line. It goes to the submitter, so it says what was asked for, and of lists
+            that could tell of others (submitters, data, servers, digests) not what they hold.
+
+    >>> from hansa import FedAvg
+    >>> from hansa.learners import Softmax
+    >>> plan = Plan(FedAvg(rounds=5, cohort=4), Softmax())
+    >>> check(Policy(), plan, RunRequest("r1", plan.digest, "ada", "hearts", ("a", "b", "c", "d")))
+    Traceback (most recent call last):
+    hansa.errors.PolicyRefused: policy: [policy] protocols is not said, so it does not allow fedavg
+    """
+    if request.digest != plan.digest:
+        raise PolicyRefused(
+            f"the plan has the digest {plan.digest[:16]}, and the request is for {request.digest[:16]!r}: "
+            "somebody changed the plan on its way; submit it again"
+        )
+    _listed(policy, "protocols", policy.protocols, _name(plan.protocol), shown=True)
+    _listed(policy, "learners", policy.learners, _name(plan.learner), shown=True)
+    _listed(policy, "submitters", policy.submitters, request.submitter)
+    _listed(policy, "data", policy.data, request.data)
+    if policy.digests and plan.digest not in policy.digests:
+        _refuse(policy, "digests", f"does not list this plan's digest {plan.digest[:16]}")
+    _check_server(policy, plan, request)
+    _check_stages(policy, plan)
+    _check_sizes(policy, plan, request)
+
+
+def _check_server(policy: Policy, plan: Plan, request: RunRequest) -> None:
+    roles = plan.protocol.roles(plan.learner, plan.aggregation)
+    if any(not role.many for role in roles.values()):
+        _listed(policy, "servers", policy.servers, request.server)
+    elif request.server:
+        raise PolicyRefused(
+            f"{_name(plan.protocol)} has no server, and the request says that {request.server!r} is it; submit it again"
+        )
+
+
+def _check_stages(policy: Policy, plan: Plan) -> None:
+    roles = plan.protocol.roles(plan.learner, plan.aggregation)
+    received = {kind for role in roles.values() for kind in role.receives}
+    used = received.issuperset(plan.aggregation.messages)
+    parts = [(_name(stage), stage) for stage in stages(plan.aggregation)]
+    for name, _ in parts:
+        if name in policy.forbid:
+            _refuse(policy, "forbid", f"= {_said(policy.forbid)} does not allow the stage {name}")
+    for wanted in policy.require:
+        if not used:
+            _refuse(
+                policy, "require", f"wants the stage {wanted.stage}, and {_name(plan.protocol)} uses no aggregation"
+            )
+        reasons = [_outside(stage, wanted) for name, stage in parts if name == wanted.stage]
+        if not reasons:
+            _refuse(policy, "require", f"wants the stage {wanted.stage}, which the plan's aggregation has not")
+        if all(reasons):
+            _refuse(policy, "require", f"wants the stage {wanted.stage} with {reasons[0]}")
+
+
+def _outside(stage: Any, wanted: Required) -> str:
+    """What a stage's settings would have to be; empty where they are."""
+    for name, bound in wanted.least.items():
+        value = _number(stage, name)
+        if value is None or not value >= bound:
+            return f"{name} of at least {bound:g}, not {value}"
+    for name, bound in wanted.most.items():
+        value = _number(stage, name)
+        if value is None or not value <= bound:
+            return f"{name} of at most {bound:g}, not {value}"
+    return ""
+
+
+def _check_sizes(policy: Policy, plan: Plan, request: RunRequest) -> None:
+    fewest = fewest_in_aggregate(plan, request.parties)
+    if fewest < policy.least_parties:
+        _refuse(
+            policy,
+            "least_parties",
+            f"= {policy.least_parties} does not allow an aggregate of {fewest}; raise the cohort or the quorum",
+        )
+    rounds = _number(plan.protocol, "rounds")
+    if policy.most_rounds and (rounds is None or not rounds <= policy.most_rounds):
+        _refuse(policy, "most_rounds", f"= {policy.most_rounds} does not allow {_or_unsaid(rounds)} rounds")
+    deadline = _number(plan.protocol, "deadline")
+    if deadline is None or not deadline <= policy.most_deadline:
+        _refuse(
+            policy,
+            "most_deadline",
+            f"= {policy.most_deadline:g} does not allow a deadline of {_or_unsaid(deadline)} seconds",
+        )
+
+
+def fewest_in_aggregate(plan: Plan, parties: Sequence[str]) -> int:
+    """The fewest parties whose updates one aggregate of the plan may hold: a lower bound, whatever fails.
+
+    A quorum's share of the protocol's ``buffer`` or ``cohort`` (of all parties where it has neither), never more than there
+    are parties. A sampling that may draw any number counts as 1.
+
+    >>> from hansa import FedAvg
+    >>> from hansa.learners import Softmax
+    >>> fewest_in_aggregate(Plan(FedAvg(rounds=5, cohort=10, quorum=0.5), Softmax()), [f"p{i}" for i in range(20)])
+    5
+    """
+    there = len(set(parties))
+    count = there
+    for name in ("cohort", "buffer"):
+        value = _number(plan.protocol, name)
+        if value is not None:
+            count = min(count, int(value))
+    sampling = getattr(plan.protocol, "sampling", None)
+    if isinstance(sampling, Fixed):
+        count = min(there, len(set(sampling.names) & set(parties)))
+    elif sampling is not None and not isinstance(sampling, Uniform | Weighted):
+        count = min(count, 1)
+    quorum = _number(plan.protocol, "quorum")
+    return min(count, share_of(count, 1.0 if quorum is None else quorum)) if count else 0
+
+
+def _number(value: Any, name: str) -> float | None:
+    found = getattr(value, name, None)
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _name(value: Any) -> str:
+    return schema.type_name(type(value)) or type(value).__name__
+
+
+def _or_unsaid(value: float | None) -> str:
+    return "an unsaid number of" if value is None else f"{value:g}"
+
+
+def _said(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+
+
+def _listed(policy: Policy, setting: str, allowed: Sequence[str], asked: str, shown: bool = False) -> None:
+    if asked in allowed or ANY in allowed:
+        return
+    what = asked if shown else repr(asked)
+    if not allowed:
+        _refuse(policy, setting, f"is not said, so it does not allow {what}")
+    _refuse(policy, setting, f"{'= ' + _said(allowed) + ' ' if shown else ''}does not allow {what}")
+
+
+def _refuse(policy: Policy, setting: str, why: str) -> NoReturn:
+    raise PolicyRefused(f"{policy.lines.place(f'policy.{setting}')}: [policy] {setting} {why}")
