@@ -39,25 +39,9 @@ _NAMES: Final[Mapping[int, str]] = {10: "debug", 20: "info", 30: "warning", 40: 
 _FIRST: Final = ("run", "round", "party", "peer")
 _OWN: Final = frozenset({"time", "level", "log", "event"})
 _SECRET: Final = frozenset(
-    [
-        "token",
-        "tokens",
-        "key",
-        "keys",
-        "secret",
-        "secrets",
-        "password",
-        "passphrase",
-        "passwd",
-        "private",
-        "credential",
-        "credentials",
-        "invitation",
-        "authorization",
-        "cookie",
-        "pin",
-    ]
-)
+    ("token", "tokens", "key", "keys", "secret", "secrets", "password", "passphrase", "passwd", "private", "pin",
+     "credential", "credentials", "invitation", "authorization", "cookie")
+)  # fmt: skip
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
 _ROOT: Final = "hansa"
@@ -115,8 +99,8 @@ class Log:
         _check(fields)
         logger = logging.getLogger(f"{_ROOT}.{self.name}")
         if logger.isEnabledFor(_LEVELS[level]):
-            merged = {**dict(self.fields), **fields}
-            first = {name: merged[name] for name in _FIRST if name in merged}
+            merged: dict[str, Value] = {**dict(self.fields), **fields}
+            first: dict[str, Value] = {name: merged[name] for name in _FIRST if name in merged}
             said = {name: _plain(value) for name, value in {**first, **merged}.items()}
             logger.log(_LEVELS[level], "%s", event, extra={"said": {**said, **({"traceback": trace} if trace else {})}})
 
