@@ -180,7 +180,7 @@ def seal(
         SealError: a name or key that cannot be used.
         StoreError: a file that cannot be read or written, or changed meanwhile.
     """
-    sender = mine.public
+    sender = _public(mine)
     with _source(plaintext) as (size, read):
         fresh = X25519PrivateKey.generate() if ephemeral is None else ephemeral
         header = _header(envelope, size, segment, fresh, sender, theirs)
@@ -237,7 +237,7 @@ def open_sealed(
         header = _read_header(size, read)
         _check(header, size, limit)
         _check_context(header.envelope, expected)
-        transcript = _check_signature(header, read, theirs, mine.public)
+        transcript = _check_signature(header, read, theirs, _public(mine))
         key, commitment = _derive(_exchange(mine.agree, header.ephemeral), transcript)
         if not hmac.compare_digest(commitment, _at(read, len(header.raw), _KEY)):
             raise _unopened()
@@ -416,6 +416,11 @@ def _verifier(sign: bytes) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(sign)
 
 
+@lru_cache(maxsize=8)
+def _public(keys: SealingKeys) -> SealingPublic:
+    return keys.public
+
+
 def _unopened() -> SealError:
     # One sentence for all that depends on a secret: which check failed is nobody's business.
     return SealError("an envelope and keys that do not fit each other: it was not sealed for this receiver as it says")
@@ -439,18 +444,23 @@ def _source(source: bytes | Path) -> Iterator[tuple[int, _Read]]:
         file = source.open("rb")
     except OSError as error:
         raise _store(source, error) from error
+    buffer = bytearray()
+
+    def read(start: int, count: int) -> memoryview:
+        # One buffer for all pieces, each good until the next is read: new pages for each would cost more than the cipher.
+        nonlocal buffer
+        if len(buffer) < count:
+            buffer = bytearray(count)
+        view, done = memoryview(buffer)[:count], 0
+        try:
+            while done < count and (more := os.preadv(file.fileno(), [view[done:]], start + done)):
+                done += more
+        except OSError as error:
+            raise _store(source, error) from error
+        return view[:done]
+
     with file:
-        yield os.fstat(file.fileno()).st_size, lambda start, count: _pread(source, file, start, count)
-
-
-def _pread(path: Path, file: BinaryIO, start: int, count: int) -> bytes:
-    try:
-        piece = os.pread(file.fileno(), count, start)
-        while len(piece) < count and (more := os.pread(file.fileno(), count - len(piece), start + len(piece))):
-            piece += more
-    except OSError as error:
-        raise _store(path, error) from error
-    return piece
+        yield os.fstat(file.fileno()).st_size, read
 
 
 @contextmanager
