@@ -60,12 +60,14 @@ def read_private(path: Path, max_bytes: int = MAX_FILE) -> bytes:
         raise IdentityError(f"{path} is not there; is this the home of a party that has joined?") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
-        _owned_alone(path, os.fstat(descriptor))
-        try:
+    try:
+        _owned_alone(path, os.fstat(descriptor))  # of what is open, not of what the name means by then
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(max_bytes + 1)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(data) > max_bytes:
         raise StoreError(f"{path} holds more than {max_bytes} bytes; it is not what was written there")
     return data
