@@ -22,7 +22,7 @@ from hansa.message import Message
 from hansa.party import Party
 from hansa.protocol import Gathering
 from hansa.rng import Key
-from hansa.simulation.threads import limit_threads
+from hansa.threads import limit_threads
 from hansa.tensor import Dense, Tensor
 
 UPDATES, LENGTH, EXAMPLES = 100, 1_606_390, 18

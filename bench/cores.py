@@ -12,7 +12,7 @@ from time import perf_counter
 from bench.clock import Turns
 from bench.figure import Disagreement, Figure, Figures, Size, Unavailable
 from bench.work import COHORT, SHORT, Case, digits, one_thread, plan, simulated
-from hansa.simulation.threads import limit_threads
+from hansa.threads import limit_threads
 
 TURNS = 3
 

@@ -24,7 +24,7 @@ from hansa.learner import LocalWork
 from hansa.learners import Torch
 from hansa.rng import Key
 from hansa.simulation.baselines import pooled
-from hansa.simulation.threads import limit_threads
+from hansa.threads import limit_threads
 
 Whole = npt.NDArray[np.int64]
 

@@ -38,7 +38,7 @@ from hansa.learners import Torch
 from hansa.learners.optimizers import Optimizer
 from hansa.protocol import Protocol
 from hansa.rng import Key
-from hansa.simulation.threads import limit_threads
+from hansa.threads import limit_threads
 
 Table = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]

@@ -87,6 +87,17 @@ def encode(message: Message) -> bytes:
     >>> decode(encode(Ping(3)), Ping)
     Ping(count=3)
     """
+    return b"".join(parts(message))
+
+
+def parts(message: Message) -> list[bytes | memoryview]:
+    """What :func:`encode` joins: the head, then the tensors' own memory wherever that needs no conversion.
+
+    For writing a large message somewhere without a copy of it. The views are good as long as the message is.
+
+    Raises:
+        MalformedMessage: as :func:`encode` does.
+    """
     tag = _tag_of(type(message))
     tensors: list[Tensor] = []
     end = 0
@@ -108,14 +119,32 @@ def encode(message: Message) -> bytes:
     if len(body) > MAX_BODY:
         raise OversizedMessage(f"{type(message).__name__}: a body of {len(body)} bytes; at most {MAX_BODY} can travel")
     head = _HEADER.pack(_MAGIC, _VERSION, len(tag), 0, len(body), end) + tag + body
-    frame = bytearray(_padded(len(head)) + end)
-    frame[: len(head)] = head
-    place = _padded(len(head))
+    found: list[bytes | memoryview] = [head + bytes(_padded(len(head)) - len(head))]
     for tensor in tensors:
         array = np.ascontiguousarray(tensor.array, dtype=tensor.dtype.newbyteorder("<"))
-        frame[place : place + array.nbytes] = array.data.cast("B") if array.size else b""
-        place += _padded(array.nbytes)
-    return bytes(frame)
+        if array.size:
+            found.append(array.data.cast("B"))
+            if short := _padded(array.nbytes) - array.nbytes:
+                found.append(bytes(short))
+    return found
+
+
+def tag_of(frame: Frame) -> str:
+    """The tag that a frame bears; its first 275 bytes are enough. What follows the tag is not looked at.
+
+    Raises:
+        MalformedMessage: it does not begin as a frame does.
+
+    >>> tag_of(b"HNSA" + bytes([1, 6, 0, 0]) + bytes(12) + b"ping/1")
+    'ping/1'
+    """
+    head = bytes(memoryview(frame).cast("B")[: _HEADER.size + 255])
+    if len(head) >= _HEADER.size:
+        magic, version, length, zero, _, _ = _HEADER.unpack_from(head)
+        tag = head[_HEADER.size : _HEADER.size + length]
+        if (magic, version, zero) == (_MAGIC, _VERSION, 0) and 0 < length == len(tag) and tag.isascii():
+            return tag.decode("ascii")
+    raise MalformedMessage("not a Hansa frame of version 1 with a tag")
 
 
 def wire_size(message: Message) -> int:

@@ -20,7 +20,7 @@ from hansa.message import Message, decode, encode
 from hansa.params import Params
 from hansa.rng import Key
 from hansa.simulation.batching import run_batch
-from hansa.simulation.threads import limit_threads
+from hansa.threads import limit_threads
 from hansa.tensor import Array, Rows, Tensor
 
 

@@ -8,7 +8,9 @@ Elnozahy, Alvisi, Wang and Johnson, ACM Computing Surveys 2002, section 3).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, final
 
 import msgspec
 
@@ -69,10 +71,11 @@ class Setup(Message, frozen=True):
         memory: bytes of address space at most; 0 for no limit.
         saved: what the party saved last.
         live: whether a program was under way: it began, and did not end.
-        steps: what its effects gave it since it began or last saved.
-        sent: how many messages it sent since; they were kept, and are not sent again.
+        since: what its clock read when that program began or last saved.
+        steps: what its effects gave it since then.
+        sent: how many messages it sent since then; they were kept, and are not sent again.
         letters: what it has received and not finished with, in order, those of ``steps`` among them.
-        time: where its clock stood.
+        time: where its clock goes on from: what the owner last knew of it. It is never set back behind ``steps``.
     """
 
     tag = "hansa.worker.setup/1"
@@ -90,6 +93,7 @@ class Setup(Message, frozen=True):
     memory: int = 0
     saved: Body | None = None
     live: bool = False
+    since: float = 0.0
     steps: list[Step] = []
     sent: int = 0
     letters: list[Letter] = []
@@ -107,12 +111,13 @@ class Ready(Message, frozen=True):
 
 
 class Began(Message, frozen=True):
-    """A program began; its steps are counted from here."""
+    """A program began, by itself or because it was invited; its steps are counted from here."""
 
     tag = "hansa.worker.began/1"
     discloses = "nothing: it stays on the party's machine"
 
     time: float
+    invited: bool = False
 
 
 class Stepped(Message, frozen=True):
@@ -136,7 +141,11 @@ class Sent(Message, frozen=True):
 
 
 class Saved(Message, frozen=True):
-    """The program reached a durable point: what it took and sent before is no longer needed to bring it back."""
+    """A program that starts by itself reached a durable point: what it took and sent before is no longer needed.
+
+    A program that was invited cannot go on from the middle, for its invitation is a letter that it took; what it saves comes
+    with its end, and until then it is brought back from its beginning.
+    """
 
     tag = "hansa.worker.saved/1"
     discloses = "nothing: it stays on the party's machine"
@@ -162,6 +171,7 @@ class Ended(Message, frozen=True):
 
     Args:
         result: for a party that starts by itself, the body of a :class:`Result`.
+        saved: for an invited one, what it saved last, if it did: the party's next program begins with it.
         time: on the party's clock.
     """
 
@@ -170,6 +180,7 @@ class Ended(Message, frozen=True):
 
     time: float
     result: Body | None = None
+    saved: Body | None = None
 
 
 class Result(Message, frozen=True):
@@ -189,6 +200,7 @@ class Failed(Message, frozen=True):
         what: its own sentence.
         party, round, remedy: of a :class:`~hansa.errors.RunError`, as it says them.
         traceback: for the party's own log.
+        saved: as :class:`Ended` has it.
         time: on the party's clock.
     """
 
@@ -202,10 +214,13 @@ class Failed(Message, frozen=True):
     party: str = ""
     round: int | None = None
     remedy: str = ""
+    saved: Body | None = None
 
 
 class Unusable(Message, frozen=True):
-    """The worker cannot run at all: the plan does not load here, or its data do not."""
+    """The worker cannot run, or go on: its plan or its data do not load here, the disk is full, or the program does not do
+    again what it did. It does nothing more; another worker may go on from what was written down.
+    """
 
     tag = "hansa.worker.unusable/1"
     discloses = "nothing: it stays on the party's machine"
@@ -215,3 +230,15 @@ class Unusable(Message, frozen=True):
 
 TO_WORKER: tuple[type[Message], ...] = (Setup, Letter)
 FROM_WORKER: tuple[type[Message], ...] = (Ready, Began, Stepped, Sent, Saved, Dropped, Ended, Failed, Unusable)
+
+
+@final
+@dataclass(frozen=True)
+class Lost:
+    """The worker is gone, after all that it said: it died, or said something that is no word of a worker."""
+
+    reason: str
+
+
+Heard: TypeAlias = Callable[[Message | Lost], None]
+"""An owner's ear: called with each word of a worker, in order. What it has returned from is written down."""

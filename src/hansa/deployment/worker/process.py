@@ -1,0 +1,212 @@
+"""Workers as processes, from their owner's side.
+
+One process is kept started ahead, with the libraries imported, so that a party's programs begin at once. A worker decides
+nothing about durability, so it can be killed at any moment: :meth:`Worker.stop` is as good as a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, final
+
+from hansa.deployment.worker import pipe
+from hansa.deployment.worker.frames import FROM_WORKER, Heard, Letter, Lost, Setup
+from hansa.errors import MessageError, StoreError
+from hansa.message import decode
+
+COMMAND: Final = (sys.executable, "-m", "hansa.deployment.worker")
+PASSED_ON: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES", "HF_HOME", "SSL_CERT_FILE",
+)  # fmt: skip
+"""The variables of the owner's environment that a worker sees; the others may be secrets."""
+_BUFFER: Final = 1 << 20
+
+
+@final
+class Workers:
+    """Starts worker processes and keeps spare ones ready.
+
+    Args:
+        command: what to start; the socket's descriptor and ``modules`` are added to it.
+        modules: what a process imports ahead, beside Hansa itself: ``("torch",)`` where that is what learners need.
+        spares: how many processes wait.
+        environment: further variables for the processes.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str] = COMMAND,
+        *,
+        modules: Sequence[str] = (),
+        spares: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._command = tuple(command)
+        self._modules = tuple(modules)
+        self._spares = spares
+        self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._environment.update(environment or {})
+        self._waiting: list[asyncio.Task[_Child]] = []
+        self._started: set[Worker] = set()
+
+    def warm(self) -> None:
+        """Start as many spare processes as there should be; they are ready in a moment."""
+        self._waiting = [task for task in self._waiting if _useful(task)]
+        while len(self._waiting) < self._spares:
+            self._waiting.append(asyncio.get_running_loop().create_task(self._spawn()))
+
+    async def start(self, setup: Setup, heard: Heard) -> Worker:
+        """Start one party's programs.
+
+        Args:
+            setup: who it is and where it stood.
+            heard: called with each word of the worker in order; at last with a :class:`~.frames.Lost`, should it die.
+
+        Raises:
+            StoreError: no process can be started.
+        """
+        self._waiting = [task for task in self._waiting if _useful(task)]
+        child = await (self._waiting.pop(0) if self._waiting else self._spawn())
+        worker = Worker(child, setup, heard, self._started.discard)
+        self._started.add(worker)
+        self.warm()
+        return worker
+
+    async def close(self) -> None:
+        """Kill them all."""
+        waiting, self._waiting = self._waiting, []
+        for worker in list(self._started):
+            await worker.stop(0.0)
+        for child in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(child, _Child):
+                child.kill()
+                await child.ended()
+                child.writer.close()
+
+    async def _spawn(self) -> _Child:
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                str(theirs.fileno()),
+                *self._modules,
+                stdin=DEVNULL,
+                stdout=2,  # what a library prints belongs with what it complains about
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=self._environment,
+            )
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_BUFFER)
+        except OSError as error:
+            ours.close()
+            raise StoreError(f"no worker can be started: {error.strerror or error}") from None
+        finally:
+            theirs.close()
+        return _Child(process, reader, writer)
+
+
+@final
+class _Child:
+    """A process and its pipe."""
+
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.process = process
+        self.reader = reader
+        self.writer = writer
+
+    def kill(self) -> None:
+        """Kill it and whatever it has started: its process group, whose number is its own."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    async def ended(self) -> int:
+        """Wait for its end, and end what it has started: that would hold the pipe open."""
+        status = await self.process.wait()
+        self.kill()
+        return status
+
+
+@final
+class Worker:
+    """One worker process that runs one party's programs. Made by :meth:`Workers.start`."""
+
+    def __init__(self, child: _Child, setup: Setup, heard: Heard, forget: Any) -> None:
+        self._child = child
+        self._heard: Heard | None = heard
+        self._forget = forget
+        self._lost = ""
+        pipe.write(child.writer, setup)
+        self._listening = asyncio.get_running_loop().create_task(self._listen(), name=f"worker {setup.party}")
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._child.process.pid
+
+    def give(self, letter: Letter) -> None:
+        """Hand a letter over; one for a process that is gone is forgotten, for the next is given it in its setup."""
+        if not self._child.writer.is_closing():
+            pipe.write(self._child.writer, letter)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """End it: nothing is heard of it after this is called, not even that it is lost.
+
+        Args:
+            grace: seconds that it has to end by itself when its pipe ends, before it is killed.
+        """
+        self._heard = None
+        self._child.writer.close()
+        if grace > 0:
+            try:
+                async with asyncio.timeout(grace):
+                    await self._child.process.wait()
+            except TimeoutError:
+                pass
+        self._child.kill()
+        if self._listening is not asyncio.current_task():
+            await asyncio.wait([self._listening])
+
+    async def _listen(self) -> None:
+        ended = asyncio.get_running_loop().create_task(self._child.ended())
+        try:
+            while (frame := await pipe.read(self._child.reader)) is not None:
+                message = decode(frame, FROM_WORKER)
+                if self._heard is not None:
+                    self._heard(message)
+        except MessageError as error:
+            self._lost = f"it said something that is no word of a worker ({error}), and was killed"
+        finally:
+            # It may have closed its pipe and live on.
+            if not ended.done():
+                self._child.kill()
+            status = await ended
+            self._child.writer.close()
+            self._forget(self)
+        if self._heard is not None:
+            self._heard(Lost(self._lost or _end(status)))
+
+
+def _end(status: int) -> str:
+    if status >= 0:
+        return f"its process ended by itself with status {status}"
+    try:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"its process was ended by signal {-status}"
+
+
+def _useful(task: asyncio.Task[_Child]) -> bool:
+    """Whether a spare is on its way, or there and alive."""
+    if not task.done():
+        return True
+    if task.cancelled() or task.exception() is not None:
+        return False
+    return task.result().process.returncode is None
