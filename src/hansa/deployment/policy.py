@@ -18,11 +18,12 @@ from hansa.errors import ConfigError, PolicyRefused
 from hansa.horizontal.rounds import share_of
 from hansa.horizontal.sampling import Fixed, Uniform, Weighted
 from hansa.pipeline import stages
-from hansa.plan import Plan
+from hansa.plan import Plan, plain
 from hansa.toml import Lines
 
 ANY: Final = "*"
 HUB: Final = "hub"
+PARTY: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @final
@@ -40,6 +41,15 @@ class Required:
     most: Mapping[str, float] = field(default_factory=dict)
 
 
+def asker(kind: str, name: str) -> str:
+    """How a policy writes the identity of a submitter: a submitter's bare name, any other kind before it.
+
+    >>> asker("submitter", "ada"), asker("operator", "ada")
+    ('ada', 'operator/ada')
+    """
+    return name if kind == "submitter" else f"{kind}/{name}"
+
+
 @final
 @dataclass(frozen=True)
 class RunRequest:
@@ -48,7 +58,7 @@ class RunRequest:
     Args:
         run: the run's name.
         digest: the plan's digest, as the submitter said it.
-        submitter: the name of the identity that submitted it.
+        submitter: who submitted it, as :func:`asker` writes it.
         data: the name of the data wanted.
         parties: the names of the parties that own the data.
         server: who runs the one role that owns no data: ``"hub"`` or a party's name; empty where the protocol has none.
@@ -69,8 +79,10 @@ class Policy:
 
     Args:
         protocols, learners: by registered name.
-        submitters: names of the identities that may submit runs.
+        submitters: who may submit runs, as :func:`asker` writes them: ``"ada"``, or ``"operator/ada"`` for an operator.
         data: which of the party's bindings may be used.
+        code: what a plan may name as ``package.module:Name``, a torch model for one, to be imported and called here:
+            the same text, or ``"package.module:*"``. scikit-learn's estimators need no line: their learner knows them.
         servers: who may run the server's role: ``"hub"``, or names of parties.
         require: stages that the aggregation must have. One that the protocol never uses does not count.
         forbid: stages that it must not have.
@@ -86,6 +98,7 @@ class Policy:
     learners: tuple[str, ...] = ()
     submitters: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
     servers: tuple[str, ...] = (HUB,)
     require: tuple[Required, ...] = ()
     forbid: tuple[str, ...] = ()
@@ -101,6 +114,18 @@ class Policy:
             f"digests holds {digest!r}, which is not the 64 hexadecimal digits of a plan's digest"
             for digest in self.digests
             if not re.fullmatch(r"[0-9a-f]{64}", digest)
+        ]
+        for setting, names in (("submitters", self.submitters), ("servers", self.servers)):
+            sentences += [
+                f"{setting} holds {name!r}, which can be nobody's name: lower case letters, digits and '-'"
+                for name in names
+                if name != ANY
+                and not PARTY.fullmatch(name.removeprefix("operator/") if setting == "submitters" else name)
+            ]
+        sentences += [
+            f"code holds {name!r}; write package.module:Name or package.module:*"
+            for name in self.code
+            if name != ANY and not re.fullmatch(r"[A-Za-z_][\w.]*:(\*|[A-Za-z_]\w*)", name, re.ASCII)
         ]
         if self.least_parties < 1:
             sentences.append(f"least_parties must be at least 1, not {self.least_parties}")
@@ -129,11 +154,11 @@ def check(policy: Policy, plan: Plan, request: RunRequest) -> None:
     >>> plan = Plan(FedAvg(rounds=5, cohort=4), Softmax())
     >>> check(Policy(), plan, RunRequest("r1", plan.digest, "ada", "hearts", ("a", "b", "c", "d")))
     Traceback (most recent call last):
-    hansa.errors.PolicyRefused: policy: [policy] protocols is not said, so it does not allow fedavg
+    hansa.errors.PolicyRefused: policy: [policy] protocols allows nothing, so it does not allow fedavg
     """
     if request.digest != plan.digest:
         raise PolicyRefused(
-            f"the plan has the digest {plan.digest[:16]}, and the request is for {request.digest[:16]!r}: "
+            f"the plan has the digest {plan.digest[:16]}, and the request is for {_short(request.digest[:16])}: "
             "somebody changed the plan on its way; submit it again"
         )
     _listed(policy, "protocols", policy.protocols, _name(plan.protocol), shown=True)
@@ -142,9 +167,31 @@ def check(policy: Policy, plan: Plan, request: RunRequest) -> None:
     _listed(policy, "data", policy.data, request.data)
     if policy.digests and plan.digest not in policy.digests:
         _refuse(policy, "digests", f"does not list this plan's digest {plan.digest[:16]}")
+    for code in sorted(_code(plan)):
+        if f"{code.partition(':')[0]}:{ANY}" not in policy.code:
+            _listed(policy, "code", policy.code, code)
     _check_server(policy, plan, request)
     _check_stages(policy, plan)
     _check_sizes(policy, plan, request)
+
+
+def _code(plan: Plan) -> set[str]:
+    """All that the plan names to be imported: any text with a colon, wherever it stands."""
+    table = plain(plan)
+    learner = dict(table["learner"])
+    if learner.get("name") == "sklearn":
+        learner.pop("estimator", None)
+    found: set[str] = set()
+    waiting: list[Any] = [table["protocol"], learner, table["aggregation"]]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and ":" in value:
+            found.add(value)
+    return found
 
 
 def _check_server(policy: Policy, plan: Plan, request: RunRequest) -> None:
@@ -153,7 +200,7 @@ def _check_server(policy: Policy, plan: Plan, request: RunRequest) -> None:
         _listed(policy, "servers", policy.servers, request.server)
     elif request.server:
         raise PolicyRefused(
-            f"{_name(plan.protocol)} has no server, and the request says that {request.server!r} is it; submit it again"
+            f"{_name(plan.protocol)} has no server, and the request says that {_short(request.server)} is it; submit it again"
         )
 
 
@@ -256,10 +303,14 @@ def _said(values: Sequence[str]) -> str:
 def _listed(policy: Policy, setting: str, allowed: Sequence[str], asked: str, shown: bool = False) -> None:
     if asked in allowed or ANY in allowed:
         return
-    what = asked if shown else repr(asked)
+    what = asked if shown else _short(asked)
     if not allowed:
-        _refuse(policy, setting, f"is not said, so it does not allow {what}")
+        _refuse(policy, setting, f"allows nothing, so it does not allow {what}")
     _refuse(policy, setting, f"{'= ' + _said(allowed) + ' ' if shown else ''}does not allow {what}")
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _refuse(policy: Policy, setting: str, why: str) -> NoReturn:
