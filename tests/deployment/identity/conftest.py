@@ -75,7 +75,7 @@ def forge(authority: Authority) -> Forge:
             .not_valid_before(datetime.fromtimestamp(begins, UTC))
             .not_valid_after(datetime.fromtimestamp(ends, UTC))
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")]))
-            .issuer_name(issuer or own.subject)
+            .issuer_name(own.subject if issuer is None else issuer)
             .public_key(key or make_tls_key().public_key())
         )
         for value, critical in extensions:

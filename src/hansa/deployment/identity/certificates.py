@@ -89,7 +89,7 @@ class Certificate:
         Raises:
             IdentityError: it has expired, or has not begun.
         """
-        if now > self.not_after:
+        if not now <= self.not_after:  # so that NaN is no valid time
             raise IdentityError(
                 f"the certificate of {self.identity} expired on {date(self.not_after)}; it cannot be renewed any more: "
                 f"ask the operator for a new invitation"
