@@ -6,14 +6,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import hansa as hs
 from hansa.aggregation import clip, mean
-from hansa.deployment.policy import Policy, Required, RunRequest, asker, check, fewest_in_aggregate
+from hansa.deployment.policy import Policy, Required, RunRequest, asker, check
 from hansa.deployment.settings import NodeSettings, parse
+from hansa.deployment.terms import Terms, terms_of
 from hansa.errors import ConfigError, PolicyRefused
 from hansa.horizontal.sampling import Fixed, Poisson, Sampling, Uniform, Weighted
 from hansa.party import Party
@@ -38,6 +40,8 @@ bound = 10.0
 [[aggregation]]
 name = "mean"
 """
+
+CODE = PLAN.replace('name = "softmax"', 'name = "torch"\nmodel = "os:abort"')
 
 OPEN = Policy(
     protocols=("fedavg",),
@@ -67,6 +71,21 @@ def refusal(policy: Policy, plan: Plan, **changes: Any) -> str:
 def test_what_is_allowed_passes() -> None:
     plan = plan_of(PLAN)
     check(OPEN, plan, request(plan))
+
+
+def test_terms_judge_as_their_plan_does_and_survive_a_message() -> None:
+    for text in (PLAN, PLAN.replace("10.0", "11.0"), PLAN.replace("cohort = 4", "cohort = 3"), CODE):
+        plan = plan_of(text)
+        terms = msgspec.msgpack.decode(msgspec.msgpack.encode(terms_of(plan)), type=Terms)
+        assert terms == terms_of(plan)
+        policy = replace(OPEN, require=(Required("clip", most={"bound": 10.0}),))
+        said = []
+        for what in (plan, terms):
+            try:
+                check(policy, what, request(plan))
+            except PolicyRefused as refused:
+                said.append(str(refused))
+        assert len(said) == (0 if text == PLAN else 2) and len(set(said)) <= 1
 
 
 def test_a_policy_that_says_nothing_allows_nothing() -> None:
@@ -235,7 +254,7 @@ def test_a_named_party_may_be_the_server() -> None:
 )
 def test_the_fewest_in_one_aggregate(settings: dict[str, Any], parties: int, fewest: int) -> None:
     plan = Plan(hs.FedAvg(rounds=1, **settings), plan_of(PLAN).learner)
-    assert fewest_in_aggregate(plan, PARTIES[:parties]) == fewest
+    assert terms_of(plan).fewest(PARTIES[:parties]) == fewest
 
 
 def test_a_party_named_twice_counts_once() -> None:
@@ -250,14 +269,14 @@ def test_a_sampling_of_somebody_else_counts_as_one() -> None:
             return [population[0]]
 
     plan = Plan(hs.FedAvg(rounds=1, cohort=4, quorum=1.0, sampling=Favourites()), plan_of(PLAN).learner)
-    assert fewest_in_aggregate(plan, PARTIES) == 1
+    assert terms_of(plan).fewest(PARTIES) == 1
 
 
 def test_a_buffer_is_an_aggregate() -> None:
     from hansa.horizontal.fedbuff import FedBuff
 
     plan = Plan(FedBuff(rounds=1, concurrency=4, buffer=3, quorum=1.0), plan_of(PLAN).learner)
-    assert fewest_in_aggregate(plan, PARTIES) == 3
+    assert terms_of(plan).fewest(PARTIES) == 3
 
 
 def test_rounds_and_deadline_have_limits() -> None:
@@ -279,9 +298,6 @@ def test_a_protocol_that_says_neither_is_refused() -> None:
     policy = replace(OPEN, protocols=("*",), require=())
     assert "unsaid number of rounds" in refusal(policy, plan)
     assert "unsaid number of seconds" in refusal(replace(policy, most_rounds=0), plan)
-
-
-CODE = PLAN.replace('name = "softmax"', 'name = "torch"\nmodel = "os:abort"')
 
 
 @pytest.mark.parametrize("allowed", [(), ("hospital.models:*",), ("os.path:*",), ("os:abort_",), ("o:*",)])

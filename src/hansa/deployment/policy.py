@@ -11,14 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Final, Literal, NoReturn, final
+from typing import Final, Literal, NoReturn, final
 
 from hansa import schema
+from hansa.deployment.terms import StageTerms, Terms, terms_of
 from hansa.errors import ConfigError, PolicyRefused
-from hansa.horizontal.rounds import share_of
-from hansa.horizontal.sampling import Fixed, Uniform, Weighted
-from hansa.pipeline import stages
-from hansa.plan import Plan, plain
+from hansa.plan import Plan
 from hansa.toml import Lines
 
 ANY: Final = "*"
@@ -137,17 +135,17 @@ class Policy:
             raise ConfigError("\n".join(sentences))
 
 
-def check(policy: Policy, plan: Plan, request: RunRequest) -> None:
+def check(policy: Policy, plan: Plan | Terms, request: RunRequest) -> None:
     """Refuse what the policy does not allow.
 
     Args:
         policy: the party's own.
-        plan: read from its text by the party itself.
+        plan: read from its text by the party itself; or the terms of that, where another process of the party read it.
         request: what it is asked.
 
     Raises:
         PolicyRefused: one sentence that names the line. It goes to the submitter, so it says what was asked for, and of lists
-            that could tell of others (submitters, data, servers, digests) not what they hold.
+            that could tell of others (submitters, data, code, servers, digests) not what they hold.
 
     >>> from hansa import FedAvg
     >>> from hansa.learners import Softmax
@@ -156,140 +154,74 @@ def check(policy: Policy, plan: Plan, request: RunRequest) -> None:
     Traceback (most recent call last):
     hansa.errors.PolicyRefused: policy: [policy] protocols allows nothing, so it does not allow fedavg
     """
-    if request.digest != plan.digest:
+    terms = terms_of(plan) if isinstance(plan, Plan) else plan
+    if request.digest != terms.digest:
         raise PolicyRefused(
-            f"the plan has the digest {plan.digest[:16]}, and the request is for {_short(request.digest[:16])}: "
+            f"the plan has the digest {terms.digest[:16]}, and the request is for {_short(request.digest[:16])}: "
             "somebody changed the plan on its way; submit it again"
         )
-    _listed(policy, "protocols", policy.protocols, _name(plan.protocol), shown=True)
-    _listed(policy, "learners", policy.learners, _name(plan.learner), shown=True)
+    _listed(policy, "protocols", policy.protocols, terms.protocol, shown=True)
+    _listed(policy, "learners", policy.learners, terms.learner, shown=True)
     _listed(policy, "submitters", policy.submitters, request.submitter)
     _listed(policy, "data", policy.data, request.data)
-    if policy.digests and plan.digest not in policy.digests:
-        _refuse(policy, "digests", f"does not list this plan's digest {plan.digest[:16]}")
-    for code in sorted(_code(plan)):
+    if policy.digests and terms.digest not in policy.digests:
+        _refuse(policy, "digests", f"does not list this plan's digest {terms.digest[:16]}")
+    for code in terms.code:
         if f"{code.partition(':')[0]}:{ANY}" not in policy.code:
             _listed(policy, "code", policy.code, code)
-    _check_server(policy, plan, request)
-    _check_stages(policy, plan)
-    _check_sizes(policy, plan, request)
-
-
-def _code(plan: Plan) -> set[str]:
-    """All that the plan names to be imported: any text with a colon, wherever it stands."""
-    table = plain(plan)
-    learner = dict(table["learner"])
-    if learner.get("name") == "sklearn":
-        learner.pop("estimator", None)
-    found: set[str] = set()
-    waiting: list[Any] = [table["protocol"], learner, table["aggregation"]]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, str) and ":" in value:
-            found.add(value)
-    return found
-
-
-def _check_server(policy: Policy, plan: Plan, request: RunRequest) -> None:
-    roles = plan.protocol.roles(plan.learner, plan.aggregation)
-    if any(not role.many for role in roles.values()):
+    if terms.served:
         _listed(policy, "servers", policy.servers, request.server)
     elif request.server:
         raise PolicyRefused(
-            f"{_name(plan.protocol)} has no server, and the request says that {_short(request.server)} is it; submit it again"
+            f"{terms.protocol} has no server, and the request says that {_short(request.server)} is it; submit it again"
         )
+    _check_stages(policy, terms)
+    _check_sizes(policy, terms, request)
 
 
-def _check_stages(policy: Policy, plan: Plan) -> None:
-    roles = plan.protocol.roles(plan.learner, plan.aggregation)
-    received = {kind for role in roles.values() for kind in role.receives}
-    used = received.issuperset(plan.aggregation.messages)
-    parts = [(_name(stage), stage) for stage in stages(plan.aggregation)]
-    for name, _ in parts:
-        if name in policy.forbid:
-            _refuse(policy, "forbid", f"= {_said(policy.forbid)} does not allow the stage {name}")
+def _check_stages(policy: Policy, terms: Terms) -> None:
+    for stage in terms.stages:
+        if stage.name in policy.forbid:
+            _refuse(policy, "forbid", f"= {_said(policy.forbid)} does not allow the stage {stage.name}")
     for wanted in policy.require:
-        if not used:
-            _refuse(
-                policy, "require", f"wants the stage {wanted.stage}, and {_name(plan.protocol)} uses no aggregation"
-            )
-        reasons = [_outside(stage, wanted) for name, stage in parts if name == wanted.stage]
+        if not terms.gathers:
+            _refuse(policy, "require", f"wants the stage {wanted.stage}, and {terms.protocol} uses no aggregation")
+        reasons = [_outside(stage, wanted) for stage in terms.stages if stage.name == wanted.stage]
         if not reasons:
             _refuse(policy, "require", f"wants the stage {wanted.stage}, which the plan's aggregation has not")
         if all(reasons):
             _refuse(policy, "require", f"wants the stage {wanted.stage} with {reasons[0]}")
 
 
-def _outside(stage: Any, wanted: Required) -> str:
+def _outside(stage: StageTerms, wanted: Required) -> str:
     """What a stage's settings would have to be; empty where they are."""
     for name, bound in wanted.least.items():
-        value = _number(stage, name)
+        value = stage.numbers.get(name)
         if value is None or not value >= bound:
             return f"{name} of at least {bound:g}, not {value}"
     for name, bound in wanted.most.items():
-        value = _number(stage, name)
+        value = stage.numbers.get(name)
         if value is None or not value <= bound:
             return f"{name} of at most {bound:g}, not {value}"
     return ""
 
 
-def _check_sizes(policy: Policy, plan: Plan, request: RunRequest) -> None:
-    fewest = fewest_in_aggregate(plan, request.parties)
+def _check_sizes(policy: Policy, terms: Terms, request: RunRequest) -> None:
+    fewest, rounds, deadline = terms.fewest(request.parties), terms.rounds, terms.deadline
     if fewest < policy.least_parties:
         _refuse(
             policy,
             "least_parties",
             f"= {policy.least_parties} does not allow an aggregate of {fewest}; raise the cohort or the quorum",
         )
-    rounds = _number(plan.protocol, "rounds")
     if policy.most_rounds and (rounds is None or not rounds <= policy.most_rounds):
         _refuse(policy, "most_rounds", f"= {policy.most_rounds} does not allow {_or_unsaid(rounds)} rounds")
-    deadline = _number(plan.protocol, "deadline")
     if deadline is None or not deadline <= policy.most_deadline:
         _refuse(
             policy,
             "most_deadline",
             f"= {policy.most_deadline:g} does not allow a deadline of {_or_unsaid(deadline)} seconds",
         )
-
-
-def fewest_in_aggregate(plan: Plan, parties: Sequence[str]) -> int:
-    """The fewest parties whose updates one aggregate of the plan may hold: a lower bound, whatever fails.
-
-    A quorum's share of the protocol's ``buffer`` or ``cohort`` (of all parties where it has neither), never more than there
-    are parties. A sampling that may draw any number counts as 1.
-
-    >>> from hansa import FedAvg
-    >>> from hansa.learners import Softmax
-    >>> fewest_in_aggregate(Plan(FedAvg(rounds=5, cohort=10, quorum=0.5), Softmax()), [f"p{i}" for i in range(20)])
-    5
-    """
-    there = len(set(parties))
-    count = there
-    for name in ("cohort", "buffer"):
-        value = _number(plan.protocol, name)
-        if value is not None:
-            count = min(count, int(value))
-    sampling = getattr(plan.protocol, "sampling", None)
-    if isinstance(sampling, Fixed):
-        count = min(there, len(set(sampling.names) & set(parties)))
-    elif sampling is not None and not isinstance(sampling, Uniform | Weighted):
-        count = min(count, 1)
-    quorum = _number(plan.protocol, "quorum")
-    return min(count, share_of(count, 1.0 if quorum is None else quorum)) if count else 0
-
-
-def _number(value: Any, name: str) -> float | None:
-    found = getattr(value, name, None)
-    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
-
-
-def _name(value: Any) -> str:
-    return schema.type_name(type(value)) or type(value).__name__
 
 
 def _or_unsaid(value: float | None) -> str:
