@@ -90,8 +90,9 @@ class Certificate:
             IdentityError: it has expired, or has not begun.
         """
         if not now <= self.not_after:  # so that NaN is no valid time
+            again = "" if self.identity.admits else "it cannot be renewed any more: "
             raise IdentityError(
-                f"the certificate of {self.identity} expired on {date(self.not_after)}; it cannot be renewed any more: "
+                f"the certificate of {self.identity} expired on {date(self.not_after)}; {again}"
                 f"ask the operator for a new invitation"
             )
         if now < self.not_before:

@@ -49,7 +49,7 @@ class Enrolment:
             StoreError: the disk does not take the keys.
         """
         invitation.certificate.require_valid(now)
-        sealing = _sealing_at(home, _identity(invitation), now)
+        sealing = _sealing_at(home, invitation, now)
         path = _path(private_folder(home), invitation)
         if os.path.lexists(path):
             blocks = [block for _, block in pem_blocks(read_private(path))]
@@ -100,13 +100,19 @@ def _path(home: Path, invitation: Invitation) -> Path:
     return home / f"enrolment-{invitation.certificate.serial:x}.pem"
 
 
-def _sealing_at(home: Path, wanted: Identity, now: float) -> SealingKeys | None:
+def _sealing_at(home: Path, invitation: Invitation, now: float) -> SealingKeys | None:
     """The sealing keys of the identity at ``home``, which stay when it enrols again; None where there is none."""
     if not has_identity(home):
         return None
     known = Credentials.load(home, now, even_expired=True)
+    wanted = _identity(invitation)
     if known.identity != wanted:
         raise IdentityError(
             f"{home} is the home of {known.identity}, and the invitation is for {wanted}; use another home"
+        )
+    if known.authority_pem != invitation.authority_pem:
+        raise IdentityError(
+            f"the invitation for {wanted} is of another authority than the one in {home}, though both have the same name; "
+            f"ask the operator whether the federation was set up anew, and if so use another home"
         )
     return known.sealing

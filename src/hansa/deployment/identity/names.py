@@ -125,6 +125,8 @@ class Identity:
         raise IdentityError(f"{_shown(uri)} names no identity of a Hansa federation")
 
     def __str__(self) -> str:
+        if self.admits is not None:
+            return f"the invitation of {self.admits} '{self.name}' to federation '{self.federation}'"
         return f"{self.kind} '{self.name}' of federation '{self.federation}'"
 
 
