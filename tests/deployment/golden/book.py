@@ -161,6 +161,8 @@ def forged(small: Parts, three: Parts) -> list[tuple[str, str, bytes]]:
     evil = replace(EVIL, agree=A.agree)
     seg = three.segments
     resigned = signed(small, EVIL, A.public, B.public)
+    order = 2**252 + 27742317777372353535851937790883648493
+    malleated = small.signature[:32] + (int.from_bytes(small.signature[32:], "little") + order).to_bytes(32, "little")
     return [
         ("a bit of the ephemeral key", "signature", patched(small.joined(), 24, bytes([small.header[24] ^ 1]))),
         ("the high bit of the ephemeral key", "signature", patched(small.joined(), 55, bytes([small.header[55] ^ 128]))),
@@ -168,6 +170,7 @@ def forged(small: Parts, three: Parts) -> list[tuple[str, str, bytes]]:
         ("a bit of the commitment", "signature", replace(small, commitment=flip(small.commitment)).joined()),
         ("a bit of the segment", "signature", replace(small, segments=(flip(small.segments[0]),)).joined()),
         ("a bit of the signature", "signature", replace(small, signature=flip(small.signature)).joined()),
+        ("a signature whose S is the group's order more", "signature", replace(small, signature=malleated).joined()),
         ("a signature of zeros", "signature", replace(small, signature=bytes(64)).joined()),
         ("a smaller segment size", "signature", patched(small.joined(), 5, b"\x13")),
         ("two segments swapped", "signature", replace(three, segments=(seg[1], seg[0], seg[2])).joined()),
