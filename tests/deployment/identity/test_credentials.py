@@ -199,7 +199,7 @@ def test_no_other_certificate_takes_its_place(
     pem, key = renewed(authority, party, now)
     wrong = [
         (pem, make_tls_key()),
-        (renewed(impostor, party, now)[0], key),
+        renewed(impostor, party, now),
         certified(authority, now)[:2],
         certified(authority, now, "hospital-b")[:2],
         (authority.certificate_pem, key),
@@ -211,7 +211,7 @@ def test_no_other_certificate_takes_its_place(
             ),
             key,
         ),
-        (renewed(authority, party, now + 30 * DAY)[0], key),
+        renewed(authority, party, now + 30 * DAY),
     ]
     for other, other_key in wrong:
         with pytest.raises(IdentityError):
