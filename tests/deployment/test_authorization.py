@@ -138,6 +138,7 @@ def test_the_same_name_of_another_kind_is_somebody_else(kind: str, other: str) -
 def test_a_submitter_named_as_a_party_is_no_party() -> None:
     run = Object("model", ("submitter", "bob"), frozenset({"ada"}))
     allow("node", "ada", "fetch", run)
+    assert [whose(kind, "ada", run) for kind in KINDS] == ["other", "other", "part", "other", "other"]
     for kind in ("submitter", "observer", "invited"):
         assert not may(kind, "ada", "fetch", run)
 

@@ -19,6 +19,7 @@ from hansa.deployment.terms import Terms, terms_of
 from hansa.errors import ConfigError, PolicyRefused
 from hansa.horizontal.sampling import Fixed, Poisson, Sampling, Uniform, Weighted
 from hansa.party import Party
+from hansa.pipeline import ClientStage
 from hansa.plan import Plan
 from hansa.plan import parse as parse_plan
 from hansa.protocol import Protocol, Role
@@ -304,6 +305,26 @@ def test_a_protocol_that_says_neither_is_refused() -> None:
 def test_code_that_a_plan_names_must_be_listed(allowed: tuple[str, ...]) -> None:
     policy = replace(OPEN, learners=("*",), code=allowed)
     assert "[policy] code" in refusal(policy, plan_of(CODE)) and "'os:abort'" in refusal(policy, plan_of(CODE))
+
+
+def test_code_is_found_wherever_it_stands() -> None:
+    @dataclass(frozen=True)
+    class Odd(ClientStage[Any, Any]):
+        settings: Any
+        flow = {"update": "update"}
+        needs = ""
+
+        def on_client(self, value: Any, rng: Any) -> Any:
+            return value
+
+    learner = plan_of(PLAN).learner
+    nested = {"a": [{"b": ["x", {"os:key": 1}]}], "c": ("os:abort", 3)}
+    for plan in (
+        Plan(hs.FedAvg(rounds=1, cohort=1, sampling=Fixed(("os:abort", "os:key"))), learner),
+        Plan(hs.FedAvg(rounds=1, cohort=1), learner, Odd(nested) | mean()),
+    ):
+        assert terms_of(plan).code == ("os:abort", "os:key")
+    assert terms_of(plan_of(PLAN)).code == ()
 
 
 @pytest.mark.parametrize("allowed", ["hospital.models:Net", "hospital.models:*", "*"])
