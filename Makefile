@@ -7,10 +7,10 @@ WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check lint types docs bench clean
+.PHONY: help demo test slow check lint types docs packaging bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.hansa-base ## train one model over several parties' data, live on the screen
 	@$(BIN)/hansa demo
@@ -34,6 +34,9 @@ types: $(VENV)/.hansa-dev
 docs: $(VENV)/.hansa-dev ## build the documentation into site/; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+packaging: $(VENV)/packaging/.linters ## lint the Dockerfile, the compose file and the systemd units
+	@packaging/check $(VENV)/packaging/bin
+
 bench: $(VENV)/.hansa-dev ## measure what the project promises, each figure beside its reference
 	@$(BIN)/python -m bench
 
@@ -56,3 +59,9 @@ $(VENV)/.hansa-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@ $(VENV)/.hansa-base
+
+$(VENV)/packaging/.linters: packaging/linters.txt constraints.txt | $(BIN)/python
+	@echo "installing the linters of packaging/ into $(VENV)/packaging"
+	@$(BIN)/python -m venv $(VENV)/packaging
+	@$(VENV)/packaging/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --requirement packaging/linters.txt
+	@touch $@
