@@ -126,7 +126,7 @@ class AuditLog:
     """A log open for writing, by this process alone.
 
     *Guarantees*: when :meth:`append` returns, the record is in the file and, with ``durable``, on the disk; when it raises, the
-    record is taken back and not counted. A last line that a crash tore is set aside beside the log when it is opened, and a
+    record is taken back, as far as the disk lets it, and not counted. A last line that a crash tore is set aside beside the log when it is opened, and a
     record says so. Several threads may use one log.
 
     Args:

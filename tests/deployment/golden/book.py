@@ -208,6 +208,7 @@ def dishonest(small: Parts, three: Parts) -> list[tuple[str, str, bytes]]:
             resign(replace(three, header=patched(three.header, 16, struct.pack("<Q", 2048)), segments=seg[:2])),
         ),
         ("the contents of another's letter", "content", resign(replace(small, segments=to_evil.segments))),
+        ("a name of no bytes", "format", book(b"a small letter", CONTEXT | {"run": ""}).joined()),
         ("a low-order ephemeral key", "low-order", resign(low)),
         ("an ephemeral key of zeros", "low-order", resign(replace(small, header=patched(small.header, 24, bytes(32))))),
     ]  # fmt: skip
