@@ -19,7 +19,7 @@ from msgspec import structs
 
 import hansa
 from hansa.errors import MalformedMessage, MessageError, OversizedMessage, UnknownMessage
-from hansa.message import MAX_BODY, Message, decode, encode, wire_size
+from hansa.message import MAX_BODY, Message, decode, encode, parts, tag_of, wire_size
 from hansa.params import Layout, Params
 from hansa.tensor import Dense, Tensor
 
@@ -128,6 +128,38 @@ def test_a_frame_cut_anywhere_is_malformed(vector: dict[str, Any]) -> None:
     for end in range(len(frame)):
         with pytest.raises(MalformedMessage):
             decode(frame[:end], KINDS)
+
+
+def test_the_parts_of_a_frame_are_the_tensors_own_memory() -> None:
+    values = np.arange(6, dtype=np.float32)
+    found = parts(Sample(1, 0.5, "a", Tensor(values)))
+    assert b"".join(found) == encode(Sample(1, 0.5, "a", Tensor(values)))
+    assert sum(map(len, found)) % 16 == 0
+    (view,) = (part for part in found if isinstance(part, memoryview))
+    assert np.shares_memory(np.frombuffer(view, np.float32), values)
+
+
+def test_a_frame_is_known_by_its_tag_before_it_is_read() -> None:
+    frame = encode(Sample(1, 0.5, "a", Tensor(np.arange(100.0))))
+    assert tag_of(frame) == tag_of(memoryview(frame)[:275]) == "vector.sample/1"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"HNSA",
+        b"HNSB" + bytes([1, 1, 0, 0]) + bytes(12) + b"a",
+        b"HNSA" + bytes([2, 1, 0, 0]) + bytes(12) + b"a",
+        b"HNSA" + bytes([1, 1, 1, 0]) + bytes(12) + b"a",
+        b"HNSA" + bytes([1, 0, 0, 0]) + bytes(12) + b"a",
+        b"HNSA" + bytes([1, 9, 0, 0]) + bytes(12) + b"a",
+        b"HNSA" + bytes([1, 1, 0, 0]) + bytes(12) + b"\xff",
+    ],
+)
+def test_what_has_no_tag_is_malformed(frame: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        tag_of(frame)
 
 
 def test_only_the_kinds_that_are_named_are_accepted() -> None:

@@ -31,7 +31,7 @@ from hansa.message import Message
 from hansa.params import Params
 from hansa.protocol import OBSERVER, Progress
 
-PATIENCE = 2.0
+PATIENCE = 20.0
 """Seconds after which a test that hangs fails."""
 
 

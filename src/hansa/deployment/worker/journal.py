@@ -37,6 +37,7 @@ class Journal:
 
     Args:
         letters: received and not finished with, in order.
+        invited: whether its last program was invited.
         over: the party started by itself, and its program has ended or failed: it needs no worker any more.
     """
 
@@ -47,6 +48,7 @@ class Journal:
     steps: list[Step] = field(default_factory=list)
     sent: int = 0
     time: float = 0.0
+    invited: bool = False
     over: bool = False
 
     def received(self, letter: Letter) -> None:
@@ -59,6 +61,7 @@ class Journal:
         if isinstance(message, Began):
             self._since(message.time)
             self.live = True
+            self.invited = message.invited
         elif isinstance(message, Stepped):
             self.steps.append(message.step)
             self.time = message.step.time
@@ -73,7 +76,7 @@ class Journal:
             freed = self._read() + self._save(message.saved)
             self._since(message.time)
             self.live = False
-            self.over = isinstance(message, Ended) and message.result is not None
+            self.over = not self.invited
         return freed
 
     def setup(self, first: Setup, time: float | None = None) -> Setup:

@@ -175,8 +175,9 @@ class Resident(Party):
             self._drop(found.number, found.sender, "no program here waits for it: it came too late, or twice")
 
     async def send(self, to: str, message: Message) -> None:
-        if await self._swallowed():
+        if await self._checked(self._past.swallow):
             return
+        self._caught_up()
         if to != OBSERVER and not any(to in roster for roster in self.roster.values()):
             what = f"sent {type(message).__name__} to {to!r}, but no party has that name"
             raise RunError(what, party=self.name, remedy="send to names of the roster")
@@ -266,7 +267,7 @@ class Resident(Party):
         self._caught_up()
         self._now = self._clock()
         self._past = Past()
-        self._say(Began(self._now))
+        self._say(Began(self._now, not self._role.starts))
         await self._program()
 
     async def _program(self) -> None:
@@ -350,9 +351,6 @@ class Resident(Party):
         else:
             self._now = step.time
         return step
-
-    async def _swallowed(self) -> bool:
-        return await self._checked(self._past.swallow)
 
     async def _checked(self, ask: Callable[[], R]) -> R:
         """What the past says; a program that does not do again what it did is stopped where it stands."""

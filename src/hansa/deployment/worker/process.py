@@ -28,6 +28,10 @@ PASSED_ON: Final = (
 )  # fmt: skip
 """The variables of the owner's environment that a worker sees; the others may be secrets."""
 _BUFFER: Final = 1 << 20
+_AT_ONCE: Final = 64
+"""Words heard before the owner's other tasks have a turn: a buffer holds thousands."""
+_LAST_BREATH: Final = 0.5
+"""Seconds between the end of a pipe and that of its process, before it is killed; they make the difference in its status only."""
 
 
 @final
@@ -143,6 +147,7 @@ class Worker:
         self._heard: Heard | None = heard
         self._forget = forget
         self._lost = ""
+        self._patience = _LAST_BREATH
         pipe.write(child.writer, setup)
         self._listening = asyncio.get_running_loop().create_task(self._listen(), name=f"worker {setup.party}")
 
@@ -150,6 +155,11 @@ class Worker:
     def pid(self) -> int:
         """The process's number."""
         return self._child.process.pid
+
+    @property
+    def status(self) -> int | None:
+        """How it ended: its exit status, or minus the number of a signal; None while it lives."""
+        return self._child.process.returncode
 
     def give(self, letter: Letter) -> None:
         """Hand a letter over; one for a process that is gone is forgotten, for the next is given it in its setup."""
@@ -163,28 +173,31 @@ class Worker:
             grace: seconds that it has to end by itself when its pipe ends, before it is killed.
         """
         self._heard = None
+        self._patience = grace
         self._child.writer.close()
         if grace > 0:
-            try:
-                async with asyncio.timeout(grace):
-                    await self._child.process.wait()
-            except TimeoutError:
-                pass
+            await asyncio.wait([self._listening], timeout=grace)
         self._child.kill()
         if self._listening is not asyncio.current_task():
             await asyncio.wait([self._listening])
 
     async def _listen(self) -> None:
         ended = asyncio.get_running_loop().create_task(self._child.ended())
+        count = 0
         try:
             while (frame := await pipe.read(self._child.reader)) is not None:
                 message = decode(frame, FROM_WORKER)
                 if self._heard is not None:
                     self._heard(message)
+                count += 1
+                if count % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
         except MessageError as error:
             self._lost = f"it said something that is no word of a worker ({error}), and was killed"
+            self._child.kill()
         finally:
-            # It may have closed its pipe and live on.
+            # Its pipe ends a moment before it does, unless it has closed the pipe and lives on.
+            await asyncio.wait([ended], timeout=self._patience)
             if not ended.done():
                 self._child.kill()
             status = await ended

@@ -23,7 +23,7 @@ from hansa.deployment.worker import pipe
 from hansa.deployment.worker.duty import EMPTY, Load, duty, unusable
 from hansa.deployment.worker.frames import TO_WORKER, Letter, Setup
 from hansa.deployment.worker.party import Surroundings
-from hansa.errors import MessageError
+from hansa.errors import ConfigError, MessageError
 from hansa.examples import Shard
 from hansa.message import Message, decode
 from hansa.threads import limit_threads
@@ -63,14 +63,14 @@ async def _serve(link: socket.socket, load: Load) -> None:
     first = await _next(reader)
     if not isinstance(first, Setup):
         raise MessageError("a letter came before the setup")
-    _limit(first)
-    worked = _Thread(first.threads)
 
     def say(message: Message) -> None:
         pipe.write(writer, message)
 
     with limit_threads(first.threads):
         try:
+            _limit(first)
+            worked = _Thread(first.threads)
             resident = (await worked.run(duty, first, load)).resident(Surroundings(say, writer.drain, worked.run))
         except Exception as error:
             say(unusable(first, error))
@@ -114,7 +114,22 @@ def _limit(setup: Setup) -> None:
         os.environ[name] = str(setup.threads)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the party's data
     if setup.memory:
+        taken = _address_space()
+        if setup.memory <= taken:
+            raise ConfigError(
+                f"the limit of {setup.memory} bytes of memory is below the {taken} bytes of address space that a worker has"
+                " before it begins; raise it"
+            )
         resource.setrlimit(resource.RLIMIT_AS, (setup.memory, setup.memory))
+
+
+def _address_space() -> int:
+    """Bytes of address space of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _allow_files() -> None:
