@@ -62,6 +62,11 @@ class Spool:
             raise StoreError(f"the spool has no frame {name[:80]!r}: a name is 32 hexadecimal digits")
         return self.folder / name
 
+    @staticmethod
+    def fresh() -> str:
+        """A name that nothing has."""
+        return secrets.token_hex(16)
+
     def draft(self, size: int = 0) -> Draft:
         """A frame that comes piece by piece; ``size`` is its size, as far as it is known.
 

@@ -1,0 +1,298 @@
+"""What people ask of a hub, and what it answers: one request, one answer, but for following a run and fetching its files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from hansa.message import Message
+
+
+class Submit(Message, frozen=True):
+    """Run a plan.
+
+    Args:
+        plan: as TOML.
+        name: for people; the plan's own if empty.
+        data: the name by which the nodes bind their data.
+        parties: the nodes that are asked; all, if empty.
+        least: how many must accept; 0 for all of them.
+        server: where the role that owns no data is placed: "hub", or a node.
+        seconds: how long the nodes have to accept; 0 for the hub's own limit.
+    """
+
+    tag = "hansa.api.submit/1"
+    discloses = "a plan, and who is to take part"
+
+    plan: str
+    name: str = ""
+    data: str = ""
+    parties: tuple[str, ...] = ()
+    least: int = 0
+    server: str = "hub"
+    seconds: float = 0.0
+
+
+class Submitted(Message, frozen=True):
+    """The run that a plan became."""
+
+    tag = "hansa.api.submitted/1"
+    discloses = "the name of a run"
+
+    run: str
+
+
+class ListRuns(Message, frozen=True):
+    """The runs that the asker may see."""
+
+    tag = "hansa.api.list-runs/1"
+    discloses = "nothing"
+
+
+class Participant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A party of a run: on which machine, and what it answered."""
+
+    party: str
+    host: str
+    answer: str
+    reason: str
+    connected: bool
+
+
+class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run, for those who may see it; times are POSIX seconds on the hub's clock."""
+
+    run: str
+    name: str
+    owner: str
+    status: str
+    cause: str
+    party: str
+    remedy: str
+    round: int | None
+    rounds: int | None
+    created: float
+    started: float | None
+    ended: float | None
+    digest: str
+    participants: tuple[Participant, ...]
+
+
+class RunList(Message, frozen=True):
+    """Runs, the newest first."""
+
+    tag = "hansa.api.run-list/1"
+    discloses = "the names, owners and states of runs"
+
+    runs: tuple[RunView, ...]
+
+
+class StopRun(Message, frozen=True):
+    """End a run."""
+
+    tag = "hansa.api.stop-run/1"
+    discloses = "nothing"
+
+    run: str
+
+
+class ResumeRun(Message, frozen=True):
+    """Go on with a run that was stopped or failed, from its last saved round."""
+
+    tag = "hansa.api.resume-run/1"
+    discloses = "nothing"
+
+    run: str
+
+
+class Done(Message, frozen=True):
+    """It was done."""
+
+    tag = "hansa.api.done/1"
+    discloses = "nothing"
+
+
+class ReadEvents(Message, frozen=True):
+    """A run's events after number ``after``; when following, also those to come, until the run has ended."""
+
+    tag = "hansa.api.read-events/1"
+    discloses = "nothing"
+
+    run: str
+    after: int = 0
+    follow: bool = False
+
+
+class Event(Message, frozen=True):
+    """Something that happened in a run.
+
+    Args:
+        number: rises with each event of the hub.
+        time: POSIX seconds on the hub's clock.
+        run: the run.
+        kind: "status", "answer", "round", "trouble", "refused" or "note".
+        party, round: where it concerns one.
+        text: a sentence.
+        progress: the frame of a :class:`~hansa.protocol.Progress`, of a round.
+    """
+
+    tag = "hansa.api.event/1"
+    discloses = "what happened in a run, and its averaged metrics"
+
+    number: int
+    time: float
+    run: str
+    kind: str
+    party: str
+    round: int | None
+    text: str
+    progress: bytes | None = None
+
+
+class Fetch(Message, frozen=True):
+    """The files of a run: the model, the metrics and the report."""
+
+    tag = "hansa.api.fetch/1"
+    discloses = "nothing"
+
+    run: str
+
+
+class FilePart(Message, frozen=True):
+    """Some bytes of a file; its parts come in order, file after file."""
+
+    tag = "hansa.api.file-part/1"
+    discloses = "the final model and the metrics of a run"
+
+    name: str
+    data: bytes
+    last: bool
+
+
+class Invite(Message, frozen=True):
+    """A token by which ``name`` may join as ``kind``, once."""
+
+    tag = "hansa.api.invite/1"
+    discloses = "nothing"
+
+    name: str
+    kind: str = "node"
+    seconds: float = 0.0
+
+
+class Invited(Message, frozen=True):
+    """A token to hand over by a channel that others do not read."""
+
+    tag = "hansa.api.invited/1"
+    discloses = "a secret by which one party may join, to the operator"
+
+    token: str
+    expires: float
+
+
+class Revoke(Message, frozen=True):
+    """Neither this member's certificate nor its unused invitations count any more."""
+
+    tag = "hansa.api.revoke/1"
+    discloses = "nothing"
+
+    name: str
+
+
+class ListMembers(Message, frozen=True):
+    """Who belongs to the federation."""
+
+    tag = "hansa.api.list-members/1"
+    discloses = "nothing"
+
+
+class MemberView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A member; ``fingerprint`` is of its sealing keys, for comparing by telephone."""
+
+    name: str
+    kind: str
+    state: str
+    fingerprint: str
+    since: float
+    expires: float
+    seen: float | None
+
+
+class MemberList(Message, frozen=True):
+    """Members by name."""
+
+    tag = "hansa.api.member-list/1"
+    discloses = "who belongs to the federation, and who is connected"
+
+    members: tuple[MemberView, ...]
+
+
+class Enrol(Message, frozen=True):
+    """Become a member by an invitation; ``request`` is an enrolment request."""
+
+    tag = "hansa.api.enrol/1"
+    discloses = "public keys"
+
+    request: bytes
+
+
+class Renew(Message, frozen=True):
+    """A new certificate for the same member and sealing keys."""
+
+    tag = "hansa.api.renew/1"
+    discloses = "public keys"
+
+    request: bytes
+
+
+class Certified(Message, frozen=True):
+    """A certificate, PEM."""
+
+    tag = "hansa.api.certified/1"
+    discloses = "a certificate"
+
+    certificate: bytes
+
+
+class Greet(Message, frozen=True):
+    """Who is there?"""
+
+    tag = "hansa.api.greet/1"
+    discloses = "the version of the software"
+
+    software: str
+    protocol: int
+
+
+class Greeting(Message, frozen=True):
+    """The hub's version and clock, and as whom it knows the asker."""
+
+    tag = "hansa.api.greeting/1"
+    discloses = "the version of the software and the hub's clock"
+
+    federation: str
+    software: str
+    protocol: int
+    oldest: int
+    time: float
+    name: str
+    kind: str
+
+
+class Problem(Message, frozen=True):
+    """Why a request was refused: the class of the error and its sentence."""
+
+    tag = "hansa.api.problem/1"
+    discloses = "why a request was refused"
+
+    kind: str
+    what: str
+
+
+REQUESTS: Final[tuple[type[Message], ...]] = (
+    Submit, ListRuns, StopRun, ResumeRun, ReadEvents, Invite, Revoke, ListMembers, Enrol, Renew, Greet,
+)  # fmt: skip
+ANSWERS: Final[tuple[type[Message], ...]] = (
+    Submitted, RunList, Done, Event, FilePart, Invited, MemberList, Certified, Greeting, Problem,
+)  # fmt: skip

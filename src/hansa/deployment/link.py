@@ -1,0 +1,307 @@
+"""One end of the standing stream between two machines.
+
+The stream carries the lanes of all runs at once. What is sent stays in the mailbox until the other side has it durably, so a
+broken stream loses nothing: the two ends tell each other how far each lane has come and go on from there, within a large body
+too. Lanes take turns, a piece each, so that no run waits behind another's model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol, final
+
+from hansa.deployment import packets
+from hansa.deployment.packets import Farewell, Lane, Piece, Probe, Received, Refused, Sending
+from hansa.deployment.store import Database, Mailbox, Parcel
+from hansa.deployment.worker.frames import Body
+from hansa.deployment.worker.spool import Draft, Spool
+from hansa.errors import LinkError, MalformedMessage
+from hansa.message import Message, decode, encode
+
+Read = Callable[[], Awaitable[bytes | None]]
+Write = Callable[[bytes], Awaitable[None]]
+
+_PARTIAL: Final = 64
+"""Large bodies that may be under way from one peer at a time: one a run."""
+
+
+class Desk(Protocol):
+    """Who takes what arrives."""
+
+    def admit(self, peer: str, sending: Sending) -> str:
+        """Why this parcel is refused, before any of its body is read; nothing if it is welcome."""
+        ...
+
+    def take(self, peer: str, parcel: Parcel) -> str:
+        """Take a parcel, in this turn's transaction; why it is refused, or nothing."""
+        ...
+
+    def refused(self, peer: str, refused: Refused) -> None:
+        """The peer refused a parcel of ours."""
+        ...
+
+
+@final
+@dataclass
+class _Outgoing:
+    """A lane on which this end sends: what the other side has, and the body under way."""
+
+    sent: int
+    offset: int = 0
+    parcel: Parcel | None = None
+    data: memoryview | None = None
+
+
+@final
+@dataclass
+class _Incoming:
+    """A large body under way to this end; ``draft`` is None for one that was refused."""
+
+    parcel: Parcel
+    draft: Draft | None
+    offset: int = 0
+
+
+@final
+@dataclass
+class Link:
+    """This machine's end towards one peer; it outlives the streams that it runs over.
+
+    Args:
+        peer: the other machine.
+        database, mailbox, spool: where parcels are kept.
+        desk: takes what arrives.
+        largest: bytes of a body at most.
+    """
+
+    peer: str
+    database: Database
+    mailbox: Mailbox
+    spool: Spool
+    desk: Desk
+    largest: int
+    _lanes: dict[str, _Outgoing] = field(default_factory=dict)
+    _incoming: dict[str, _Incoming] = field(default_factory=dict)
+    _turns: deque[str] = field(default_factory=deque)
+    _words: deque[Message] = field(default_factory=deque)
+    _received: dict[str, int] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    probed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def lanes(self) -> list[Lane]:
+        """How far this end has received each lane; what the first packet of a stream says."""
+        received = self.mailbox.lanes(self.peer)
+        for run in self._incoming:
+            received.setdefault(run, 0)
+        return [Lane(run, seq, self._offset(run, seq + 1)) for run, seq in received.items()]
+
+    async def serve(self, read: Read, write: Write, theirs: Iterable[Lane]) -> str:
+        """Send and receive over one stream until it ends; the reason that the other side gave.
+
+        Args:
+            read: the next packet, None at the end.
+            write: sends one packet, and returns when the stream takes more.
+            theirs: how far the other side says it has received each lane.
+
+        Raises:
+            LinkError, MalformedMessage: the other side broke the protocol.
+            StoreError: there is no room for what arrives.
+        """
+        self._words.clear()
+        self._turns.clear()
+        self._lanes.clear()
+        self._received.clear()
+        for lane in theirs:
+            self._lanes[lane.run] = _Outgoing(lane.received, lane.offset)
+            self.mailbox.acknowledged(self.peer, lane.run, lane.received)
+        self._turns.extend(self.mailbox.waiting(self.peer))
+        self._wake.set()
+        self.mailbox.listen(self.peer, self._ready)
+        tasks = [asyncio.ensure_future(self._reading(read)), asyncio.ensure_future(self._writing(write))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next((text for task in done if (text := task.result())), "")
+        finally:
+            self.mailbox.listen(self.peer, None)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for under_way in self._lanes.values():
+                under_way.data = None
+
+    def say(self, word: Message) -> None:
+        """Send a word that is not kept: it is lost with the stream."""
+        self._words.append(word)
+        self._wake.set()
+
+    def _ready(self, run: str) -> None:
+        if run not in self._turns:
+            self._turns.append(run)
+        self._wake.set()
+
+    def _offset(self, run: str, seq: int) -> int:
+        under_way = self._incoming.get(run)
+        return under_way.offset if under_way is not None and under_way.parcel.seq == seq else 0
+
+    async def _writing(self, write: Write) -> str:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._received or self._words or self._turns:
+                # Nothing leaves that a crash could make unsaid.
+                self.database.commit()
+                if self._received:
+                    run, seq = self._received.popitem()
+                    await write(encode(Received(run, seq)))
+                elif self._words:
+                    word = self._words.popleft()
+                    await write(encode(word))
+                    if isinstance(word, Farewell):
+                        return word.reason
+                else:
+                    await self._turn(write)
+
+    async def _turn(self, write: Write) -> None:
+        """The next packet of the lane whose turn it is; the lane goes to the end of the line, or leaves it."""
+        # Control goes first: what it says of a run comes before the run's own messages.
+        run = self._turns[0] if "" not in self._turns else ""
+        self._turns.remove(run)
+        lane = self._lanes.setdefault(run, _Outgoing(0))
+        if lane.parcel is None:
+            parcel = self.mailbox.next(self.peer, run, lane.sent)
+            if parcel is None:
+                return
+            self._turns.append(run)
+            body = parcel.body
+            if body.inline is None:
+                lane.parcel, lane.data = parcel, memoryview(self.spool.map(body.blob))
+                lane.offset = lane.offset if lane.offset < body.size else 0
+            else:
+                lane.sent, lane.offset = parcel.seq, 0
+            await write(
+                encode(
+                    Sending(
+                        run, parcel.seq, parcel.sender, parcel.receiver, parcel.sealed, body.tag, body.size, body.inline
+                    )
+                )
+            )
+            return
+        self._turns.append(run)
+        assert lane.data is not None
+        start, end = lane.offset, min(lane.offset + packets.PIECE_BYTES, lane.parcel.body.size)
+        packet = packets.piece(run, lane.parcel.seq, start, lane.data[start:end])
+        lane.offset = end
+        if end == lane.parcel.body.size:
+            self._passed(lane)
+        await write(packet)
+
+    @staticmethod
+    def _passed(lane: _Outgoing) -> None:
+        assert lane.parcel is not None
+        lane.sent, lane.offset, lane.parcel, lane.data = lane.parcel.seq, 0, None, None
+
+    async def _reading(self, read: Read) -> str:
+        while True:
+            packet = await read()
+            if packet is None:
+                return ""
+            if packets.is_piece(packet):
+                self._piece(packets.read_piece(packet))
+                continue
+            word = decode(packet, packets.LINK, packets.MAX_PACKET)
+            if isinstance(word, Sending):
+                self._sending(word)
+            elif isinstance(word, Received):
+                self._acknowledged(word.run, word.seq)
+            elif isinstance(word, Refused):
+                self._acknowledged(word.run, word.seq)
+                self.desk.refused(self.peer, word)
+            elif isinstance(word, Probe):
+                if word.answer:
+                    self.probed.set()
+                else:
+                    self.say(Probe(word.nonce, answer=True))
+            elif isinstance(word, Farewell):
+                return word.reason
+            else:
+                raise LinkError(f"{self.peer} sent {type(word).__name__} on a stream that is open already")
+
+    def _acknowledged(self, run: str, seq: int) -> None:
+        lane = self._lanes.setdefault(run, _Outgoing(0))
+        if lane.parcel is not None and lane.parcel.seq <= seq:
+            self._passed(lane)
+        if seq > lane.sent:
+            raise LinkError(f"{self.peer} acknowledged number {seq} of a lane on which {lane.sent} was the last")
+        self.mailbox.acknowledged(self.peer, run, seq)
+
+    def _sending(self, word: Sending) -> None:
+        body = Body(word.kind, word.size, word.inline)
+        parcel = Parcel(word.run, word.seq, word.sender, word.receiver, word.sealed, body)
+        flaw = f"a body of {word.size} bytes; at most {self.largest} are taken" if word.size > self.largest else ""
+        flaw = flaw or self.desk.admit(self.peer, word)
+        if word.inline is not None:
+            if len(word.inline) != word.size:
+                raise MalformedMessage("a parcel whose size is not that of its body")
+            self._arrived(parcel, flaw)
+            return
+        if word.size < 1 or not word.run:
+            raise MalformedMessage("a large body of no size, or on the lane of control")
+        before = self._incoming.get(word.run)
+        if before is not None and before.parcel == parcel and before.draft is not None and not flaw:
+            return  # its pieces go on where they stopped
+        if before is not None:
+            self._abandon(word.run)
+        if flaw:
+            # Its pieces may be on the way already; they are passed over.
+            self._incoming[word.run] = _Incoming(parcel, None)
+            self._arrived(parcel, flaw)
+            return
+        if len(self._incoming) >= _PARTIAL:
+            raise LinkError(f"{self.peer} sends more than {_PARTIAL} large bodies at a time")
+        self._incoming[word.run] = _Incoming(parcel, self.spool.draft(word.size))
+
+    def _piece(self, piece: Piece) -> None:
+        run = piece.run
+        under_way = self._incoming.get(run)
+        if under_way is None or under_way.parcel.seq != piece.seq:
+            raise LinkError(f"{self.peer} sent a piece of a body that it did not announce")
+        if under_way.draft is None:
+            return
+        parcel = under_way.parcel
+        end = piece.offset + len(piece.data)
+        if piece.offset != under_way.offset or end > parcel.body.size:
+            raise LinkError(f"{self.peer} sent a piece from {piece.offset} where {under_way.offset} was due")
+        under_way.draft.write(piece.data)
+        under_way.offset = end
+        if end == parcel.body.size:
+            del self._incoming[run]
+            blob = under_way.draft.finish()
+            body = Body(parcel.body.tag, parcel.body.size, None, blob)
+            self._arrived(Parcel(parcel.run, parcel.seq, parcel.sender, parcel.receiver, parcel.sealed, body), flaw="")
+
+    def _arrived(self, parcel: Parcel, flaw: str) -> None:
+        self.mailbox.pin(parcel.body.blob)
+        fresh = self.mailbox.take(self.peer, parcel.run, parcel.seq)
+        if fresh and not flaw:
+            flaw = self.desk.take(self.peer, parcel)
+        # Whoever needs the file has said so by now.
+        self.mailbox.unpin(parcel.body.blob)
+        if flaw:
+            refusal = Refused(parcel.run, parcel.seq, flaw)
+            self.database.after(lambda: self.say(refusal))
+        else:
+            self.database.after(lambda: self._confirm(parcel.run, parcel.seq))
+
+    def _confirm(self, run: str, seq: int) -> None:
+        self._received[run] = seq
+        self._wake.set()
+
+    def _abandon(self, run: str) -> None:
+        under_way = self._incoming.pop(run)
+        if under_way.draft is not None:
+            with contextlib.suppress(Exception):
+                under_way.draft.abandon()

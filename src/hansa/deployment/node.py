@@ -1,0 +1,600 @@
+"""A node: one party's machine. It dials the hub, decides by its own policy what it takes part in, and runs its programs.
+
+Only what is installed here runs, on data that the node's own file binds; what leaves is written to the party's own audit log
+first. The hub can ask, and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, final
+
+import grpc
+import grpc.aio
+
+from hansa import plan as plans
+from hansa.deployment import api, packets, wire
+from hansa.deployment.audit import AuditLog
+from hansa.deployment.dial import calling
+from hansa.deployment.host import Host, Work, Workers
+from hansa.deployment.identity.certificates import read
+from hansa.deployment.identity.credentials import Credentials
+from hansa.deployment.identity.keys import SealingPublic, make_tls_key
+from hansa.deployment.identity.request import make_request
+from hansa.deployment.link import Link
+from hansa.deployment.logs import Log
+from hansa.deployment.metrics import Metrics
+from hansa.deployment.packets import (
+    Answer,
+    End,
+    Finished,
+    Hello,
+    Offer,
+    Recall,
+    Refused,
+    Report,
+    Sending,
+    Start,
+    Trouble,
+    Welcome,
+)
+from hansa.deployment.policy import RunRequest, check
+from hansa.deployment.sealing import Envelope, open_sealed, read_header, seal
+from hansa.deployment.sealing import Sequence as Order
+from hansa.deployment.settings import NodeSettings
+from hansa.deployment.store import Database, Journal, Mailbox, Parcel, WorkTable
+from hansa.deployment.worker.frames import Body, Failed
+from hansa.deployment.worker.spool import Spool
+from hansa.errors import (
+    ConfigError,
+    HansaError,
+    IdentityError,
+    MessageError,
+    SealError,
+    StoreError,
+    TrustError,
+    Unreachable,
+    VersionMismatch,
+)
+from hansa.message import decode, encode
+from hansa.plan import Plan
+from hansa.protocol import Progress
+
+HUB: Final = "hub"
+SOFTWARE: Final = version("hansa")
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+"""Seconds until a lost hub is dialled again, at first and at most."""
+CLOCKS: Final = 60.0
+"""Seconds that two clocks may differ before the log says so."""
+_RESTED: Final = 30.0
+"""Seconds after which a stream counts as having stood, so that the next wait is the first again."""
+
+
+@final
+@dataclass(frozen=True)
+class Asked:
+    """A run that this node was asked to take part in, for its owner's eyes."""
+
+    run: str
+    name: str
+    submitter: str
+    data: str
+    state: str
+    reason: str
+    plan: str
+
+
+@final
+class Node:
+    """One party's machine.
+
+    Args:
+        home: its home, with an identity that ``hansa join`` made.
+        settings: its file.
+        workers: where its programs run.
+        log, metrics: where what happens is noted.
+        clock: POSIX seconds.
+
+    Raises:
+        IdentityError: there is no identity, or it counts no more.
+        StoreError: the home is in use, or damaged.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        settings: NodeSettings,
+        workers: Workers,
+        log: Log,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self.metrics = metrics
+        self.clock = clock
+        self.credentials = Credentials.load(home, clock())
+        self.name = self.credentials.identity.name
+        if self.credentials.identity.kind != "node":
+            raise IdentityError(
+                f"{home} holds the identity of the {self.credentials.identity.kind} '{self.name}', which is no node; "
+                f"a node joins by an invitation of its own"
+            )
+        self.pins = self.credentials.pins()
+        self.database = Database(home / "node.db")
+        self.spool = Spool(home / "spool")
+        self.mailbox = Mailbox(self.database, self.spool)
+        self.journal = Journal(self.database, self.mailbox)
+        self.works = WorkTable(self.database)
+        self.audit = AuditLog(home / "audit.log", clock, key=self.credentials.sealing.sign)
+        limits = settings.limits
+        self.host = Host(
+            self.name, self.database, self.mailbox, self.journal, workers, self, self.spool.folder, log,
+            limits.threads, limits.memory,
+        )  # fmt: skip
+        self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST)
+        self.connected = asyncio.Event()
+        self._instance = secrets.token_hex(16)
+        self._seats: dict[str, Work] = {}
+        self._offers: dict[str, Offer] = {}
+        self._plans: dict[str, Plan] = {}
+        self._sealing: dict[tuple[str, str], SealingPublic] = {}
+        self._discloses: dict[str, dict[str, str]] = {}
+        self._limits: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
+        self.database.failed = self.host.broken = self._break
+
+    # Life.
+
+    async def start(self) -> None:
+        """Go on with what was under way."""
+        with self.database.at_once():
+            self.mailbox.sweep()
+        for work in self.works.all(("pending", "accepted", "started")):
+            self._plans[work.run] = await asyncio.to_thread(_plan, self._offer(work.run).plan)
+        for work in self.works.all(("started",)):
+            self._begin(work.run)
+        self._look()
+
+    async def run(self) -> None:
+        """Stay connected to the hub until it says that this node is not wanted.
+
+        Raises:
+            IdentityError, VersionMismatch: the hub refuses this node for good.
+            StoreError: the disk failed; the process must end and begin again.
+        """
+        wait = FIRST_WAIT
+        renewing = asyncio.ensure_future(self._renewing())
+        try:
+            while True:
+                began = time.monotonic()
+                for address in self.credentials.addresses:
+                    try:
+                        await self._connect(address)
+                    except (IdentityError, VersionMismatch, StoreError):
+                        raise
+                    except HansaError as error:
+                        self.log.warning("no link", peer=HUB, address=address, reason=str(error))
+                self.metrics.reconnects.add()
+                if time.monotonic() - began > _RESTED:
+                    wait = FIRST_WAIT
+                # A share of it by chance, so that all nodes of a hub that comes back do not come at once.
+                await asyncio.sleep(wait * (0.5 + secrets.randbelow(1000) / 1000))
+                wait = min(LONGEST_WAIT, wait * 2)
+        finally:
+            renewing.cancel()
+
+    async def broken(self) -> StoreError:
+        """Wait until the disk fails, after which this process must end and begin again."""
+        return await asyncio.shield(self._broken)
+
+    async def close(self) -> None:
+        """End in order: programs stop where they stand, and go on from there at the next start."""
+        for timer in self._limits.values():
+            timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.host.close()
+        self.database.close()
+        self.audit.close()
+
+    async def _connect(self, address: str) -> None:
+        """One stream, from its beginning to its end."""
+        async with wire.channel_of(self.credentials, address) as channel:
+            call: wire.Stream = channel.stream_stream(wire.LINK)()
+            read = wire.reader(call.read)
+            try:
+                hello = Hello(packets.PROTOCOL, packets.OLDEST, SOFTWARE, self._instance, self.link.lanes())
+                await call.write(encode(hello))
+                first = await read()
+                if first is None:
+                    raise wire.translated(_ended(await call.code(), await call.details()), address)
+                welcome = decode(first, Welcome, packets.MAX_PACKET)
+                self._met(welcome, address)
+                try:
+                    reason = await self.link.serve(read, call.write, welcome.lanes)
+                finally:
+                    self.connected.clear()
+                    self.metrics.link_connected.set(0)
+                self.log.info("link closed", peer=HUB, reason=reason or None)
+                code = await call.code() if call.done() else grpc.StatusCode.OK
+                if code is not grpc.StatusCode.OK:
+                    raise wire.translated(_ended(code, await call.details()), address)
+            except grpc.aio.AioRpcError as error:
+                raise wire.translated(error, address) from None
+            except asyncio.InvalidStateError as error:
+                raise Unreachable(f"the hub at {address} cannot be reached: {error}") from None
+            finally:
+                call.cancel()
+
+    def _met(self, welcome: Welcome, address: str) -> None:
+        if welcome.federation != self.credentials.identity.federation:
+            raise IdentityError(f"the hub at {address} is of the federation '{welcome.federation}', not of ours")
+        apart = welcome.time - self.clock()
+        if abs(apart) > CLOCKS:
+            self.log.warning("clocks differ", peer=HUB, seconds=round(apart, 1))
+        self.connected.set()
+        self.metrics.link_connected.set(1)
+        self.log.info("connected", peer=HUB, address=address, software=welcome.software)
+
+    async def _renewing(self) -> None:
+        """Renew the certificate in time, again and again."""
+        while True:
+            self.metrics.certificate_end.set(self.credentials.certificate.not_after)
+            await asyncio.sleep(min(3600.0, max(0.0, self.credentials.renew_at() - self.clock())))
+            if not self.credentials.renew_due(self.clock()):
+                continue
+            try:
+                await self.renew()
+            except HansaError as error:
+                self.log.warning("certificate not renewed", reason=str(error))
+                await asyncio.sleep(60.0)
+
+    async def renew(self) -> None:
+        """A new certificate for the same identity; streams made from now on use it.
+
+        Raises:
+            HansaError: the hub refuses, or cannot be reached.
+        """
+        key = make_tls_key()
+        async with calling(self.credentials) as hub:
+            certified = await hub.ask(api.Renew(make_request(self.name, key, self.credentials.sealing)), api.Certified)
+        self.credentials = self.credentials.replace_certificate(certified.certificate, key, self.clock())
+        self.audit.append("renewed", serial=f"{self.credentials.certificate.serial:x}")
+        self.log.info("certificate renewed", until=self.credentials.certificate.not_after)
+
+    # What arrives.
+
+    def admit(self, peer: str, sending: Sending) -> str:
+        """See :class:`hansa.deployment.link.Desk`."""
+        if not sending.run:
+            return "" if sending.inline is not None else "control is never large"
+        work = self._seats.get(sending.run)
+        if work is None or work.hosts.get(sending.receiver) != self.name or sending.sender not in work.hosts:
+            return "this node takes no part in that run, or has no such party"
+        if sending.sealed != (work.hosts[sending.sender] != HUB):
+            return "a message of another party must be sealed, and one of the hub must not"
+        return ""
+
+    def take(self, peer: str, parcel: Parcel) -> str:
+        """See :class:`hansa.deployment.link.Desk`."""
+        self.metrics.messages.add("in", parcel.body.tag)
+        self.metrics.bytes.add("in", by=parcel.body.size)
+        try:
+            if not parcel.run:
+                self._control(decode(parcel.body.inline or b"", packets.TO_NODE, packets.MAX_PACKET))
+                return ""
+            work = self._seats[parcel.run]
+            body = self._opened(work, parcel) if parcel.sealed else parcel.body
+        except (TrustError, MessageError) as error:
+            self.metrics.refusals.add(type(error).__name__)
+            self.log.warning("message refused", peer=peer, run=parcel.run or None, reason=str(error))
+            self.audit.append("refused", run=parcel.run, sender=parcel.sender, reason=str(error))
+            return str(error)
+        self.host.deliver(parcel.run, parcel.sender, parcel.receiver, body)
+        return ""
+
+    def refused(self, peer: str, refused: Refused) -> None:
+        """See :class:`hansa.deployment.link.Desk`."""
+        self.metrics.refusals.add("by the hub")
+        self.log.warning("the hub refused a message", run=refused.run or None, reason=refused.reason)
+
+    def _control(self, word: Any) -> None:
+        if isinstance(word, Offer):
+            self.works.offered(word.run, encode(word), self.clock())
+            self._offers[word.run] = word
+            self.audit.append(
+                "asked", run=word.run, plan=word.digest, submitter=word.submitter, data=word.data, attempt=word.attempt
+            )
+            self._look()
+        elif isinstance(word, Start):
+            if self._attempt(word.run) == word.attempt and self.works.state(word.run) == "accepted":
+                self.works.started(word.run, encode(word))
+                self._begin(word.run)
+        elif isinstance(word, End):
+            if self._attempt(word.run) == word.attempt:
+                self._spawn(self._end(word))
+        elif isinstance(word, Recall):
+            for name in word.names:
+                for key in [key for key in self._sealing if key[1] == name]:
+                    del self._sealing[key]
+            self.audit.append("recalled", names=list(word.names))
+
+    # Taking part.
+
+    def asked(self) -> list[Asked]:
+        """The runs that wait for this party's owner."""
+        found = []
+        for work in self.works.all(("pending",)):
+            offer = self._offer(work.run)
+            found.append(Asked(work.run, offer.name, offer.submitter, offer.data, work.state, work.reason, offer.plan))
+        return found
+
+    def approve(self, run: str) -> None:
+        """The owner says yes.
+
+        Raises:
+            ConfigError: no such run waits.
+        """
+        self._settle(run, "accepted", "")
+
+    def refuse(self, run: str, reason: str) -> None:
+        """The owner says no.
+
+        Raises:
+            ConfigError: no such run waits.
+        """
+        self._settle(run, "refused", reason or "its owner refused")
+
+    def _settle(self, run: str, verdict: str, reason: str) -> None:
+        if self.works.state(run) != "pending":
+            raise ConfigError(f"no run {run!r} waits for an answer; see: hansa pending")
+        self.audit.append("approved" if verdict == "accepted" else "refused", run=run, by="owner", reason=reason)
+        self._answer(self._offer(run), verdict, reason)
+
+    def _look(self) -> None:
+        """Consider the offers that have not been, as far as there is room."""
+        for work in self.works.all(("offered",)):
+            if len(self.works.all(("accepted", "started"))) < self.settings.limits.runs_at_once:
+                self.works.set(work.run, "looked at")
+                self._spawn(self._consider(work.run))
+
+    async def _consider(self, run: str) -> None:
+        offer = self._offer(run)
+        try:
+            plan = self._plans[run] = await asyncio.to_thread(_plan, offer.plan)
+            reason = self._objection(offer, plan)
+            self._pin(offer)
+        except HansaError as error:
+            reason = str(error)
+        if self._attempt(run) != offer.attempt or self.works.state(run) != "looked at":
+            return  # it ended meanwhile
+        manual = self.settings.policy.approval == "manual"
+        self.audit.append("judged", run=run, plan=offer.digest, refused=bool(reason), reason=reason)
+        if reason:
+            self._answer(offer, "refused", reason)
+        elif manual:
+            self._answer(offer, "pending", f"ask its owner: hansa approve {run}")
+        else:
+            self._answer(offer, "accepted", "")
+
+    def _objection(self, offer: Offer, plan: Plan) -> str:
+        """Why this node takes no part; nothing if it does.
+
+        Raises:
+            PolicyRefused, ConfigError: the same.
+        """
+        roles = plan.protocol.roles(plan.learner, plan.aggregation)
+        owners = next(names for role, names in offer.roles.items() if roles[role].many)
+        server = next((offer.hosts[role] for role in offer.roles if not roles[role].many), "")
+        if self.name not in offer.hosts.values():
+            return "this node has no part in the run"
+        check(
+            self.settings.policy,
+            plan,
+            RunRequest(offer.run, offer.digest, offer.submitter, offer.data, tuple(owners), server),
+        )
+        if self.name in owners and offer.data not in self.settings.data:
+            known = ", ".join(sorted(self.settings.data)) or "none"
+            return f"no data called {offer.data!r} are bound here; bound: {known}"
+        return ""
+
+    def _pin(self, offer: Offer) -> None:
+        """Keep the sealing keys of everybody in the run; keys that changed since they were first seen are refused."""
+        for name, pem in offer.certificates.items():
+            certificate = read(pem.encode(), self.credentials.authority_pem, self.clock())
+            who = certificate.identity
+            if who.name != name or who.kind not in ("node", "hub") or certificate.sealing is None:
+                raise IdentityError(f"the certificate given for '{name}' is that of {who}")
+            self.pins.pin(name, certificate.sealing)
+            self._sealing[offer.run, name] = certificate.sealing
+
+    def _answer(self, offer: Offer, verdict: str, reason: str) -> None:
+        self.works.set(offer.run, verdict, reason)
+        self.log.info("answered", run=offer.run, verdict=verdict, reason=reason or None)
+        self._say(Answer(offer.run, offer.attempt, verdict, reason))
+
+    def _begin(self, run: str) -> None:
+        """Take up this node's part, from the beginning or from where it stood."""
+        offer, start, plan = self._offer(run), self.works.start(run), self._plans[run]
+        if start is None:
+            return
+        try:
+            self._pin(offer)
+        except HansaError as error:
+            self._say(Trouble(run, offer.attempt, self.name, type(error).__name__, str(error), fatal=True))
+            return
+        roles = plan.protocol.roles(plan.learner, plan.aggregation)
+        self._discloses[run] = {kind.tag: kind.discloses for role in roles.values() for kind in role.receives}
+        parties = {party for names in start.roles.values() for party in names}
+        bound = self.settings.data.get(offer.data)
+        work = Work(
+            run, offer.attempt, offer.plan, start.roles,
+            frozenset(name for name, role in roles.items() if role.starts),
+            {party: host for party, host in offer.hosts.items() if party in parties},
+            {} if bound is None else bound.plain(),
+        )  # fmt: skip
+        self._seats[run] = work
+        self.host.begin(work)
+        seconds = self.settings.limits.run
+        self._limits[run] = asyncio.get_running_loop().call_later(seconds, self._overdue, work)
+
+    async def _end(self, word: End) -> None:
+        run = word.run
+        self._seats.pop(run, None)
+        self._plans.pop(run, None)
+        timer = self._limits.pop(run, None)
+        if timer is not None:
+            timer.cancel()
+        self.works.set(run, "ended", word.cause)
+        self.audit.append("ended", run=run, status=word.status, cause=word.cause)
+        self.log.info("run ended", run=run, status=word.status, cause=word.cause or None)
+        self.mailbox.drop(run)
+        await self.host.end(run)
+        if word.status == "completed":
+            self.journal.forget(run)
+        else:
+            self.journal.rewind(run)
+        self._look()
+
+    def _overdue(self, work: Work) -> None:
+        failed = Failed(
+            "Overdue", f"the run took longer than this node's limit of {self.settings.limits.run:g} s", "", 0.0
+        )
+        for party, host in work.hosts.items():
+            if host == self.name:
+                self.trouble(work, party, failed, fatal=True)
+        self._spawn(self.host.end(work.run))
+
+    # The courier of this node's programs.
+
+    def send(self, work: Work, sender: str, receiver: str, body: Body) -> None:
+        """To a party on another machine, sealed unless that is the hub."""
+        host = work.hosts[receiver]
+        kept = body
+        if host != HUB:
+            kept = self._sealed(work, sender, receiver, host, body)
+            self.mailbox.pin(kept.blob)
+        self.audit.sent(
+            run=work.run,
+            receiver=receiver,
+            tag=body.tag,
+            discloses=self._discloses.get(work.run, {}).get(body.tag, ""),
+            bytes=kept.size,
+        )
+        self.metrics.messages.add("out", body.tag)
+        self.metrics.bytes.add("out", by=kept.size)
+        self.mailbox.put(HUB, work.run, sender, receiver, kept, sealed=host != HUB)
+        if kept is not body:
+            self.mailbox.unpin(kept.blob)
+
+    def report(self, work: Work, party: str, body: Body) -> None:
+        """To the owner of the run, by the hub."""
+        frame = body.inline if body.inline is not None else bytes(self.spool.map(body.blob))
+        self.audit.sent(run=work.run, receiver="observer", tag=body.tag, discloses=Progress.discloses, bytes=len(frame))
+        self._say(Report(work.run, party, frame))
+
+    def finished(self, work: Work, party: str, result: Body) -> None:
+        """A party of this node that started by itself has ended; its result stays here."""
+        self.mailbox.hold(result)
+        self.works.keep_result(work.run, party, result)
+        self._say(Finished(work.run, work.attempt, party))
+
+    def trouble(self, work: Work, party: str, failed: Failed, fatal: bool) -> None:
+        """A program failed; its traceback stays in this node's log."""
+        word = Trouble(work.run, work.attempt, party, failed.kind, failed.what, failed.round, failed.remedy, fatal)
+        self._say(word)
+
+    def _sealed(self, work: Work, sender: str, receiver: str, host: str, body: Body) -> Body:
+        theirs = self._sealing.get((work.run, host))
+        if theirs is None:
+            raise SealError(f"the keys of '{host}' are not known, or were recalled; nothing is sent to it")
+        label = _label(work)
+        number = self.mailbox.number(label, sender, receiver)
+        envelope = Envelope(
+            self.credentials.identity.federation, label, self.name, host, sender, receiver, body.tag, number
+        )
+        mine = self.credentials.sealing
+        if body.inline is not None:
+            sealed = seal(envelope, body.inline, mine, theirs)
+            return Body(body.tag, len(sealed), sealed)
+        name = self.spool.fresh()
+        seal(envelope, self.spool.path(body.blob), mine, theirs, to=self.spool.path(name))
+        return Body(body.tag, self.spool.path(name).stat().st_size, None, name)
+
+    def _opened(self, work: Work, parcel: Parcel) -> Body:
+        host = work.hosts[parcel.sender]
+        theirs = self._sealing.get((work.run, host))
+        if theirs is None:
+            raise SealError(f"the keys of '{host}' are not known, or were recalled; nothing is taken from it")
+        label = _label(work)
+        last = self.mailbox.last_number(label, parcel.sender, parcel.receiver)
+        body = parcel.body
+        source = body.inline if body.inline is not None else self.spool.path(body.blob)
+        Order(last + 1).accept(read_header(source).envelope.sequence)
+        envelope = Envelope(
+            self.credentials.identity.federation, label, host, self.name, parcel.sender, parcel.receiver, body.tag,
+            last + 1,
+        )  # fmt: skip
+        mine = self.credentials.sealing
+        if isinstance(source, bytes):
+            frame = open_sealed(source, envelope, mine, theirs)
+            opened = Body(body.tag, len(frame), frame)
+        else:
+            name = self.spool.fresh()
+            open_sealed(source, envelope, mine, theirs, to=self.spool.path(name), limit=packets.LARGEST)
+            opened = Body(body.tag, self.spool.path(name).stat().st_size, None, name)
+        self.mailbox.number(label, parcel.sender, parcel.receiver)
+        return opened
+
+    # Small things.
+
+    def _say(self, word: Answer | Report | Trouble | Finished) -> None:
+        self.mailbox.put(HUB, "", "", "", packets.control(word))
+
+    def _offer(self, run: str) -> Offer:
+        if run not in self._offers:
+            self._offers[run] = decode(self.works.offer(run), Offer, packets.MAX_PACKET)
+        return self._offers[run]
+
+    def _attempt(self, run: str) -> int:
+        return self._offer(run).attempt if self.works.state(run) else 0
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, StoreError):
+                self._break(error)
+            else:
+                self.log.failed("an inner task failed", error)
+
+    def _break(self, error: StoreError) -> None:
+        if not self._broken.done():
+            self._broken.set_result(error)
+
+
+def _plan(text: str) -> Plan:
+    return plans.parse(text, {"simulation": Mapping[str, Any]}, "plan")[0]
+
+
+def _label(work: Work) -> str:
+    """What envelopes call a run: each attempt counts its letters anew."""
+    return f"{work.run}/{work.attempt}"
+
+
+def _ended(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
+    empty = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, empty, empty, details=details)

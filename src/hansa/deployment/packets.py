@@ -1,0 +1,320 @@
+"""What a hub and those who dial it say to each other; docs/wire.md specifies the bytes.
+
+Everything is a frame of Hansa's codec, but for the pieces of a large body, which have a fixed head of their own (:func:`piece`).
+A receiver accepts the classes named for its place and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import msgspec
+
+from hansa.deployment.worker.frames import Body
+from hansa.errors import MalformedMessage, VersionMismatch
+from hansa.message import Message, encode
+
+PROTOCOL: Final = 1
+"""The version of this protocol; two sides that do not share one part with a named refusal."""
+OLDEST: Final = 1
+"""The oldest version that this program still speaks."""
+PIECE_BYTES: Final = 1 << 20
+"""Bytes of a large body that travel at a time."""
+MAX_PACKET: Final = 4 << 20
+"""Bytes of one packet at most, read or written."""
+
+LARGEST: Final = 1 << 33
+"""Bytes of a body at most, unless a machine's own file says less."""
+
+_PIECE: Final = struct.Struct("<4s4xQQQ")
+_PIECE_MAGIC: Final = b"HNSP"
+
+
+class Lane(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far one side has received a run's lane: all parcels up to ``received``, and ``offset`` bytes of the next."""
+
+    run: str
+    received: int
+    offset: int = 0
+
+
+class Hello(Message, frozen=True):
+    """The first packet of whoever dials.
+
+    Args:
+        protocol, oldest: the newest and the oldest version spoken.
+        software: the version of the program, for people.
+        instance: random, one for each start of the process: two processes with one identity have two.
+        lanes: how far it has received each lane.
+    """
+
+    tag = "hansa.link.hello/1"
+    discloses = "the version of the software, and how far the lanes have been received"
+
+    protocol: int
+    oldest: int
+    software: str
+    instance: str
+    lanes: list[Lane]
+
+
+class Welcome(Message, frozen=True):
+    """The answer to :class:`Hello`; ``time`` is the hub's clock, by which a node sees that its own is wrong."""
+
+    tag = "hansa.link.welcome/1"
+    discloses = "the version of the software, and how far the lanes have been received"
+
+    protocol: int
+    software: str
+    federation: str
+    time: float
+    lanes: list[Lane]
+
+
+class Sending(Message, frozen=True):
+    """A parcel; where its body is not inline, its pieces follow on this stream, those of other lanes between them.
+
+    ``tag`` is the class of the body, or of what an envelope holds.
+    """
+
+    tag = "hansa.link.sending/1"
+    discloses = "who sends a message of which class and size to whom in which run"
+
+    run: str
+    seq: int
+    sender: str
+    receiver: str
+    sealed: bool
+    kind: str
+    size: int
+    inline: bytes | None
+
+
+class Received(Message, frozen=True):
+    """The receiver has this lane durably up to ``seq``."""
+
+    tag = "hansa.link.received/1"
+    discloses = "how far a lane has been received"
+
+    run: str
+    seq: int
+
+
+class Refused(Message, frozen=True):
+    """A parcel is not accepted and never will be; it counts as received.
+
+    Args:
+        run, seq: the parcel.
+        reason: one sentence for the sender's log.
+    """
+
+    tag = "hansa.link.refused/1"
+    discloses = "that a message was refused, and why"
+
+    run: str
+    seq: int
+    reason: str
+
+
+class Probe(Message, frozen=True):
+    """Asks whether the other side is alive; it says the same back."""
+
+    tag = "hansa.link.probe/1"
+    discloses = "that this side is alive"
+
+    nonce: int
+    answer: bool = False
+
+
+class Farewell(Message, frozen=True):
+    """The sender closes this link in order, and why."""
+
+    tag = "hansa.link.farewell/1"
+    discloses = "why a link is closed"
+
+    reason: str
+
+
+LINK: Final[tuple[type[Message], ...]] = (Hello, Welcome, Sending, Received, Refused, Probe, Farewell)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Some bytes of the body of the parcel under way on a lane."""
+
+    run: str
+    seq: int
+    offset: int
+    data: memoryview
+
+
+def piece(run: str, seq: int, offset: int, data: bytes | memoryview) -> bytes:
+    """The packet of a :class:`Piece`: 32 bytes of head, then the data.
+
+    >>> packet = piece("00000000000000ff", 7, 1 << 20, b"abc")
+    >>> (found := read_piece(packet)).seq, bytes(found.data)
+    (7, b'abc')
+    """
+    return b"".join((_PIECE.pack(_PIECE_MAGIC, int(run, 16), seq, offset), data))
+
+
+def is_piece(packet: bytes) -> bool:
+    """Whether a packet is a :class:`Piece`; anything else is a frame."""
+    return packet[:4] == _PIECE_MAGIC
+
+
+def read_piece(packet: bytes) -> Piece:
+    """The piece in a packet.
+
+    Raises:
+        MalformedMessage: it is shorter than its head, or empty, or its head holds what a sender never writes.
+    """
+    if len(packet) <= _PIECE.size or packet[4:8] != bytes(4):
+        raise MalformedMessage("a piece that is shorter than its head, or whose head is not zero where it must be")
+    _, run, seq, offset = _PIECE.unpack_from(packet)
+    return Piece(f"{run:016x}", seq, offset, memoryview(packet)[_PIECE.size :])
+
+
+# The lane of control: what hub and nodes agree about runs.
+
+
+class Offer(Message, frozen=True):
+    """The hub asks a node to take part in a run.
+
+    Args:
+        run: the run; 16 hexadecimal digits.
+        attempt: 1, and one more each time that the run is resumed.
+        name: for people.
+        plan, digest: the plan as TOML and its digest, which the node computes itself.
+        submitter: who wants it.
+        data: the name by which the nodes bind their data.
+        roles: for each role, the parties that are asked.
+        hosts: for each party, the machine that runs it.
+        certificates: the certificates of the machines, PEM, whose sealing keys the node pins.
+        seconds: within which the answer is wanted.
+    """
+
+    tag = "hansa.control.offer/1"
+    discloses = "a plan, who submitted it, and who is asked to take part"
+
+    run: str
+    attempt: int
+    name: str
+    plan: str
+    digest: str
+    submitter: str
+    data: str
+    roles: dict[str, tuple[str, ...]]
+    hosts: dict[str, str]
+    certificates: dict[str, str]
+    seconds: float
+
+
+class Answer(Message, frozen=True):
+    """A node's answer: ``verdict`` is "accepted", "refused" or "pending" (its owner has been asked)."""
+
+    tag = "hansa.control.answer/1"
+    discloses = "whether a party takes part in a run, and the line of its policy if it does not"
+
+    run: str
+    attempt: int
+    verdict: str
+    reason: str = ""
+
+
+class Start(Message, frozen=True):
+    """The run begins with these parties."""
+
+    tag = "hansa.control.start/1"
+    discloses = "who takes part in a run"
+
+    run: str
+    attempt: int
+    roles: dict[str, tuple[str, ...]]
+
+
+class End(Message, frozen=True):
+    """The run is over, however it ended."""
+
+    tag = "hansa.control.end/1"
+    discloses = "how a run ended"
+
+    run: str
+    attempt: int
+    status: str
+    cause: str
+
+
+class Report(Message, frozen=True):
+    """What a program tells the observer; ``progress`` is the frame."""
+
+    tag = "hansa.control.report/1"
+    discloses = "what a program tells the owner of the run"
+
+    run: str
+    party: str
+    progress: bytes
+
+
+class Trouble(Message, frozen=True):
+    """A party's program failed, or its worker did.
+
+    Args:
+        run, attempt, party: where.
+        kind: the class of the error.
+        cause: its sentence; a traceback stays with the party.
+        round: where known.
+        remedy: what to do about it.
+        fatal: whether this party cannot go on in this run.
+    """
+
+    tag = "hansa.control.trouble/1"
+    discloses = "that a party's program failed, and the error's own sentence"
+
+    run: str
+    attempt: int
+    party: str
+    kind: str
+    cause: str
+    round: int | None = None
+    remedy: str = ""
+    fatal: bool = False
+
+
+class Finished(Message, frozen=True):
+    """A party that started by itself has ended; what it ended with stays with it."""
+
+    tag = "hansa.control.finished/1"
+    discloses = "that a party's program has ended"
+
+    run: str
+    attempt: int
+    party: str
+
+
+class Recall(Message, frozen=True):
+    """Certificates that count no more, by serial: the machines that pinned them refuse them."""
+
+    tag = "hansa.control.recall/1"
+    discloses = "whose certificate was revoked"
+
+    names: list[str]
+
+
+TO_NODE: Final[tuple[type[Message], ...]] = (Offer, Start, End, Recall)
+TO_HUB: Final[tuple[type[Message], ...]] = (Answer, Report, Trouble, Finished)
+
+
+def control(word: Message) -> Body:
+    """A word for the lane of control, as a body."""
+    frame = encode(word)
+    return Body(word.tag, len(frame), frame)
+
+
+def mismatch(newest: int, oldest: int, software: str) -> VersionMismatch:
+    """The refusal of somebody who speaks versions ``oldest`` to ``newest`` only."""
+    which = "older" if newest < OLDEST else "newer"
+    return VersionMismatch(
+        f"the other side (Hansa {software[:40]}) speaks versions {oldest} to {newest} of the protocol and this one "
+        f"{OLDEST} to {PROTOCOL}: it is {which}; upgrade the older of the two"
+    )

@@ -1,0 +1,203 @@
+"""The database file, its migrations, and group commit.
+
+Everything that a hub or a node must remember is in one SQLite file in WAL mode with ``synchronous=FULL``: what was committed
+outlives a killed process and a lost supply of power. The statements stay within what PostgreSQL has too, and only this file
+knows which of them it is.
+
+Changes of one turn of the event loop are committed together: writing to the disk is what costs, and a hub with a thousand nodes
+takes many letters in a turn. Whatever must not happen before a change is durable (an acknowledgement, a message that leaves)
+is given to :meth:`Database.after`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+from hansa.errors import StoreError
+
+MIGRATIONS: Final[Sequence[str]] = (
+    """
+    CREATE TABLE blobs (name TEXT PRIMARY KEY, refs INTEGER NOT NULL);
+    CREATE TABLE lanes (
+        peer TEXT NOT NULL, run TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, received INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (peer, run));
+    CREATE TABLE outbox (
+        peer TEXT NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL, sender TEXT NOT NULL, receiver TEXT NOT NULL,
+        sealed INTEGER NOT NULL, tag TEXT NOT NULL, size INTEGER NOT NULL, inline BLOB, blob TEXT NOT NULL,
+        PRIMARY KEY (peer, run, seq));
+    CREATE TABLE sequences (
+        run TEXT NOT NULL, sender TEXT NOT NULL, receiver TEXT NOT NULL, last INTEGER NOT NULL,
+        PRIMARY KEY (run, sender, receiver));
+    CREATE TABLE programs (
+        run TEXT NOT NULL, party TEXT NOT NULL, role TEXT NOT NULL, live INTEGER NOT NULL DEFAULT 0,
+        ended INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 0, since REAL NOT NULL DEFAULT 0,
+        time REAL NOT NULL DEFAULT 0, PRIMARY KEY (run, party));
+    CREATE TABLE states (
+        run TEXT NOT NULL, party TEXT NOT NULL, tag TEXT NOT NULL, size INTEGER NOT NULL, inline BLOB,
+        blob TEXT NOT NULL, PRIMARY KEY (run, party));
+    CREATE TABLE letters (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, party TEXT NOT NULL, sender TEXT NOT NULL,
+        tag TEXT NOT NULL, size INTEGER NOT NULL, inline BLOB, blob TEXT NOT NULL, taken INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX letters_of ON letters (run, party);
+    CREATE TABLE steps (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, party TEXT NOT NULL, kind TEXT NOT NULL,
+        time REAL NOT NULL, letter INTEGER NOT NULL);
+    CREATE INDEX steps_of ON steps (run, party);
+    CREATE TABLE runs (
+        run TEXT PRIMARY KEY, name TEXT NOT NULL, owner_kind TEXT NOT NULL, owner TEXT NOT NULL, plan TEXT NOT NULL, request BLOB NOT NULL,
+        status TEXT NOT NULL, cause TEXT NOT NULL DEFAULT '', party TEXT NOT NULL DEFAULT '',
+        remedy TEXT NOT NULL DEFAULT '', round INTEGER, created REAL NOT NULL, started REAL, ended REAL,
+        attempt INTEGER NOT NULL DEFAULT 1, tag TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
+        inline BLOB, blob TEXT NOT NULL DEFAULT '');
+    CREATE TABLE hosts (
+        run TEXT NOT NULL, host TEXT NOT NULL, party TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
+        reason TEXT NOT NULL DEFAULT '', finished INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, party));
+    CREATE TABLE events (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
+        party TEXT NOT NULL, round INTEGER, text TEXT NOT NULL, data BLOB);
+    CREATE INDEX events_of ON events (run, number);
+    CREATE TABLE results (
+        run TEXT NOT NULL, party TEXT NOT NULL, tag TEXT NOT NULL, size INTEGER NOT NULL, inline BLOB,
+        blob TEXT NOT NULL, PRIMARY KEY (run, party));
+    CREATE TABLE works (
+        run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL, start BLOB,
+        since REAL NOT NULL);
+    CREATE TABLE members (
+        name TEXT PRIMARY KEY, kind TEXT NOT NULL, serial TEXT NOT NULL, certificate BLOB NOT NULL, since REAL NOT NULL,
+        seen REAL, revoked REAL);
+    CREATE TABLE invitations (
+        serial TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, expires REAL NOT NULL,
+        used TEXT NOT NULL DEFAULT '', certificate BLOB, revoked REAL);
+    CREATE TABLE serials (serial TEXT PRIMARY KEY, name TEXT NOT NULL, revoked REAL);
+    """,
+)
+"""Each entry brings a database of the version before it to its own version, which is its place from 1."""
+
+
+@final
+class Database:
+    """One open database file; nobody else may open it meanwhile.
+
+    Args:
+        path: the file; made if absent.
+
+    Raises:
+        StoreError: another process has it open, it is damaged, newer than this program, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[Callable[[], None]] = []
+        self._open = False
+        self._due = False
+        self.failed: Callable[[StoreError], None] | None = None
+        try:
+            self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreError(
+                f"{path} is in use by another process; stop that one first, or give this one another --home"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be opened: {error.strerror}") from None
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._migrate()
+        except (sqlite3.Error, OSError, StoreError) as error:
+            os.close(self._lock)
+            raise StoreError(f"{path} cannot be used: {error}") from None
+
+    def _migrate(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"it was written by a newer Hansa (schema {version}, this one knows {len(MIGRATIONS)}); upgrade Hansa"
+            )
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            self._connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+    def read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query; it sees this turn's changes."""
+        return self._connection.execute(statement, values).fetchall()
+
+    def write(self, statement: str, *values: Any) -> int:
+        """Change something in this turn's transaction; the number that the database gave a new row."""
+        try:
+            if not self._open:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._open = True
+                self._schedule()
+            return self._connection.execute(statement, values).lastrowid or 0
+        except sqlite3.Error as error:
+            raise self._lost(error) from None
+
+    def after(self, action: Callable[[], None]) -> None:
+        """Call ``action`` when everything written so far is durable: at once if it is."""
+        if self._open:
+            self._waiting.append(action)
+        else:
+            action()
+
+    def commit(self) -> None:
+        """Make everything written so far durable, now.
+
+        Raises:
+            StoreError: the disk is full or broken; nothing of this turn was kept.
+        """
+        self._due = False
+        if not self._open:
+            return
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._lost(error) from None
+        self._open = False
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            action()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Commit at the end of the block instead of at the end of the turn."""
+        yield
+        self.commit()
+
+    def close(self) -> None:
+        """Commit and close."""
+        with contextlib.suppress(StoreError):
+            self.commit()
+        self._connection.close()
+        os.close(self._lock)
+
+    def _schedule(self) -> None:
+        if not self._due:
+            with contextlib.suppress(RuntimeError):  # outside an event loop the caller commits
+                asyncio.get_running_loop().call_soon(self._turn)
+                self._due = True
+
+    def _turn(self) -> None:
+        try:
+            self.commit()
+        except StoreError as error:
+            if self.failed is None:
+                raise
+            self.failed(error)
+
+    def _lost(self, error: sqlite3.Error) -> StoreError:
+        """What memory holds may now be ahead of the disk, so the process must end and begin again from the disk."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+        self._open = False
+        self._waiting.clear()
+        return StoreError(f"{self.path}: {error}; make room on the disk, then start again: nothing accepted is lost")

@@ -1,0 +1,187 @@
+"""What is under way between this machine and its peers: numbered lanes, kept until the other side has it durably.
+
+A lane is one direction of one run between two machines (the empty run is the lane of control). Parcels on a lane are numbered
+from 1; the receiver takes each number once, in order. So a parcel that was accepted is never taken twice, and never
+lost: it leaves the sender's disk when the receiver's has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+from hansa.deployment.store.database import Database
+from hansa.deployment.worker.frames import Body
+from hansa.deployment.worker.spool import Spool
+
+
+@final
+@dataclass(frozen=True)
+class Parcel:
+    """A body on its way from one party to another.
+
+    Args:
+        run: the run; empty for the lane of control.
+        seq: its number on its lane.
+        sender, receiver: parties of the run's roster; empty on the lane of control.
+        sealed: whether the body is an envelope that only the receiver's machine can open.
+        body: the frame, or the envelope.
+    """
+
+    run: str
+    seq: int
+    sender: str
+    receiver: str
+    sealed: bool
+    body: Body
+
+
+@final
+class Mailbox:
+    """The lanes of one machine.
+
+    Args:
+        database: where they are kept.
+        spool: the folder of large bodies.
+    """
+
+    def __init__(self, database: Database, spool: Spool) -> None:
+        self._db = database
+        self._spool = spool
+        self._wake: dict[str, Callable[[str], None]] = {}
+        self._pinned: set[str] = set()
+
+    def listen(self, peer: str, wake: Callable[[str], None] | None) -> None:
+        """Call ``wake`` with a run when a parcel to ``peer`` may leave on that run's lane; None ends that."""
+        if wake is None:
+            self._wake.pop(peer, None)
+        else:
+            self._wake[peer] = wake
+
+    def put(self, peer: str, run: str, sender: str, receiver: str, body: Body, sealed: bool = False) -> None:
+        """Put a body under way; it leaves when it is durable here."""
+        db = self._db
+        db.write(
+            "INSERT INTO lanes (peer, run, sent) VALUES (?, ?, 1)"
+            " ON CONFLICT (peer, run) DO UPDATE SET sent = sent + 1",
+            peer,
+            run,
+        )
+        ((seq,),) = db.read("SELECT sent FROM lanes WHERE peer = ? AND run = ?", peer, run)
+        db.write(
+            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            peer, run, seq, sender, receiver, sealed, body.tag, body.size, body.inline, body.blob,
+        )  # fmt: skip
+        self.hold(body)
+        db.after(lambda: self._notify(peer, run))
+
+    def next(self, peer: str, run: str, after: int) -> Parcel | None:
+        """The first parcel of a lane numbered above ``after``."""
+        rows = self._db.read(
+            "SELECT seq, sender, receiver, sealed, tag, size, inline, blob FROM outbox"
+            " WHERE peer = ? AND run = ? AND seq > ? ORDER BY seq LIMIT 1",
+            peer, run, after,
+        )  # fmt: skip
+        for seq, sender, receiver, sealed, *body in rows:
+            return Parcel(run, seq, sender, receiver, bool(sealed), Body(*body))
+        return None
+
+    def lanes(self, peer: str) -> dict[str, int]:
+        """For each run, the last number that was taken from ``peer``."""
+        return dict(self._db.read("SELECT run, received FROM lanes WHERE peer = ?", peer))
+
+    def waiting(self, peer: str) -> Iterator[str]:
+        """The runs whose lanes to ``peer`` hold something."""
+        for (run,) in self._db.read("SELECT DISTINCT run FROM outbox WHERE peer = ?", peer):
+            yield run
+
+    def acknowledged(self, peer: str, run: str, seq: int) -> None:
+        """``peer`` has everything up to ``seq`` durably."""
+        rows = self._db.read(
+            "SELECT blob FROM outbox WHERE peer = ? AND run = ? AND seq <= ?", peer, run, seq
+        )  # fmt: skip
+        if rows:
+            self._db.write("DELETE FROM outbox WHERE peer = ? AND run = ? AND seq <= ?", peer, run, seq)
+            for (blob,) in rows:
+                self.release(blob)
+
+    def take(self, peer: str, run: str, seq: int) -> bool:
+        """Take number ``seq``: False where it was taken before.
+
+        Numbers only rise; those between were withdrawn by their sender, on whose order a peer relies for its own parcels alone.
+        """
+        rows = self._db.read("SELECT received FROM lanes WHERE peer = ? AND run = ?", peer, run)
+        if rows and seq <= rows[0][0]:
+            return False
+        self._db.write(
+            "INSERT INTO lanes (peer, run, received) VALUES (?, ?, ?)"
+            " ON CONFLICT (peer, run) DO UPDATE SET received = excluded.received",
+            peer, run, seq,
+        )  # fmt: skip
+        return True
+
+    def drop(self, run: str, peer: str | None = None) -> None:
+        """Forget what is under way in a run: to one peer, or to all."""
+        where, values = "run = ?", [run]
+        if peer is not None:
+            where, values = "run = ? AND peer = ?", [run, peer]
+        for (blob,) in self._db.read(f"SELECT blob FROM outbox WHERE {where}", *values):  # noqa: S608 - fixed texts
+            self.release(blob)
+        self._db.write(f"DELETE FROM outbox WHERE {where}", *values)  # noqa: S608 - fixed texts
+
+    def number(self, run: str, sender: str, receiver: str) -> int:
+        """The next number of an envelope from one party to another, beginning with 1."""
+        self._db.write(
+            "INSERT INTO sequences VALUES (?, ?, ?, 1)"
+            " ON CONFLICT (run, sender, receiver) DO UPDATE SET last = last + 1",
+            run, sender, receiver,
+        )  # fmt: skip
+        return self.last_number(run, sender, receiver)
+
+    def last_number(self, run: str, sender: str, receiver: str) -> int:
+        """The number of the last envelope from one party to another; 0 before the first."""
+        rows = self._db.read(
+            "SELECT last FROM sequences WHERE run = ? AND sender = ? AND receiver = ?", run, sender, receiver
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def hold(self, body: Body) -> None:
+        """One more place needs a body's file."""
+        if body.blob:
+            self._db.write(
+                "INSERT INTO blobs VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET refs = refs + 1", body.blob
+            )
+
+    def release(self, blob: str) -> None:
+        """One place less needs a file; the last one removes it, once that is durable."""
+        if not blob:
+            return
+        self._db.write("UPDATE blobs SET refs = refs - 1 WHERE name = ?", blob)
+        if self._db.read("SELECT 1 FROM blobs WHERE name = ? AND refs <= 0", blob):
+            self._db.write("DELETE FROM blobs WHERE name = ?", blob)
+            self._db.after(lambda: self._remove(blob))
+
+    def pin(self, blob: str) -> None:
+        """Keep a file while this process is not done with it, whoever else is."""
+        if blob:
+            self._pinned.add(blob)
+
+    def unpin(self, blob: str) -> None:
+        """This process is done with a file; it goes if nothing else needs it."""
+        if blob in self._pinned:
+            self._pinned.discard(blob)
+            self._db.after(lambda: self._remove(blob))
+
+    def _remove(self, blob: str) -> None:
+        if blob not in self._pinned and not self._db.read("SELECT 1 FROM blobs WHERE name = ?", blob):
+            self._spool.remove(blob)
+
+    def sweep(self) -> int:
+        """Remove files that nothing refers to, left by a process that was killed; how many there were."""
+        return self._spool.sweep({name for (name,) in self._db.read("SELECT name FROM blobs")})
+
+    def _notify(self, peer: str, run: str) -> None:
+        wake = self._wake.get(peer)
+        if wake is not None:
+            wake(run)

@@ -1,0 +1,174 @@
+"""The hub's runs: what they are, who takes part, and everything that happened in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from hansa.deployment.api import Event
+from hansa.deployment.store.database import Database
+from hansa.deployment.store.mailbox import Mailbox
+from hansa.deployment.worker.frames import Body
+
+ACTIVE: Final = ("joining", "running")
+"""The states of a run that holds machines."""
+TERMINAL: Final = ("completed", "stopped", "failed")
+"""The states that a run does not leave by itself."""
+
+
+@final
+@dataclass(frozen=True)
+class Record:
+    """A run as it stands.
+
+    Args:
+        run: 16 hexadecimal digits.
+        name: for people.
+        owner: kind and name of whoever submitted it.
+        plan: as TOML.
+        request: the frame of the :class:`~hansa.deployment.api.Submit` that it came with.
+        status: "queued", one of :data:`ACTIVE`, or one of :data:`TERMINAL`.
+        cause, party, remedy: why it ended, about whom, and what to do.
+        round: the last that was reported.
+        created, started, ended: POSIX seconds.
+        attempt: 1, and one more each time that it is resumed.
+        result: what its server ended with, where that is here.
+    """
+
+    run: str
+    name: str
+    owner: tuple[str, str]
+    plan: str
+    request: bytes
+    status: str
+    cause: str
+    party: str
+    remedy: str
+    round: int | None
+    created: float
+    started: float | None
+    ended: float | None
+    attempt: int
+    result: Body | None
+
+
+@final
+@dataclass(frozen=True)
+class Seat:
+    """A party of a run: on which machine, and what that answered.
+
+    ``finished`` is 1 when a program that starts by itself has ended, 2 when it failed for good.
+    """
+
+    party: str
+    host: str
+    answer: str
+    reason: str
+    finished: int
+
+
+@final
+class RunTable:
+    """Runs, their seats and their events."""
+
+    def __init__(self, database: Database, mailbox: Mailbox) -> None:
+        self._db = database
+        self._mailbox = mailbox
+
+    def add(self, run: str, name: str, owner: tuple[str, str], plan: str, request: bytes, now: float) -> None:
+        """A new run, in the queue."""
+        self._db.write(
+            "INSERT INTO runs (run, name, owner_kind, owner, plan, request, status, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
+            run, name, *owner, plan, request, now,
+        )  # fmt: skip
+
+    def get(self, run: str) -> Record | None:
+        """The run called ``run``."""
+        found = self._select("WHERE run = ?", run)
+        return found[0] if found else None
+
+    def all(self, statuses: Sequence[str] = ()) -> list[Record]:
+        """All runs, or those in one of ``statuses``, the oldest first."""
+        marks = ", ".join("?" for _ in statuses)
+        return (
+            self._select(f"WHERE status IN ({marks}) ORDER BY created, run", *statuses)
+            if statuses
+            else self._select("ORDER BY created, run")
+        )
+
+    def set(self, run: str, **values: Any) -> None:
+        """Change columns of a run."""
+        names = ", ".join(f"{name} = ?" for name in values)
+        self._db.write(f"UPDATE runs SET {names} WHERE run = ?", *values.values(), run)  # noqa: S608 - our own names
+
+    def keep_result(self, run: str, body: Body) -> None:
+        """Keep what a run's server ended with."""
+        self._mailbox.hold(body)
+        self.set(run, tag=body.tag, size=body.size, inline=body.inline, blob=body.blob)
+
+    def seat(self, run: str, party: str, host: str) -> None:
+        """A party is to take part."""
+        self._db.write("INSERT INTO hosts (run, party, host) VALUES (?, ?, ?)", run, party, host)
+
+    def seats(self, run: str) -> list[Seat]:
+        """The parties of a run, in the order in which they were asked."""
+        rows = self._db.read(
+            "SELECT party, host, answer, reason, finished FROM hosts WHERE run = ? ORDER BY rowid", run
+        )
+        return [Seat(*row) for row in rows]
+
+    def answered(self, run: str, host: str, answer: str, reason: str) -> None:
+        """What a machine answered, for all its parties."""
+        self._db.write("UPDATE hosts SET answer = ?, reason = ? WHERE run = ? AND host = ?", answer, reason, run, host)
+
+    def finished(self, run: str, party: str, how: int) -> None:
+        """A party that started by itself ended (1) or failed (2)."""
+        self._db.write("UPDATE hosts SET finished = ? WHERE run = ? AND party = ?", how, run, party)
+
+    def unseat(self, run: str) -> None:
+        """Ask everybody again."""
+        self._db.write("UPDATE hosts SET answer = '', reason = '', finished = 0 WHERE run = ?", run)
+
+    def happened(
+        self, now: float, run: str, kind: str, text: str, party: str = "", round: int | None = None,
+        progress: bytes | None = None,
+    ) -> Event:  # fmt: skip
+        """Write an event down."""
+        number = self._db.write(
+            "INSERT INTO events (time, run, kind, party, round, text, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            now, run, kind, party, round, text, progress,
+        )  # fmt: skip
+        return Event(number, now, run, kind, party, round, text, progress)
+
+    def events(self, run: str, after: int = 0, limit: int = 1000, kind: str = "") -> list[Event]:
+        """A run's events after a number, the oldest first."""
+        rows = self._db.read(
+            "SELECT number, time, run, kind, party, round, text, data FROM events"
+            " WHERE run = ? AND number > ? AND (? = '' OR kind = ?) ORDER BY number LIMIT ?",
+            run, after, kind, kind, limit,
+        )  # fmt: skip
+        return [Event(*row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many runs there are in each state."""
+        return dict(self._db.read("SELECT status, COUNT(*) FROM runs GROUP BY status"))
+
+    def _select(self, where: str, *values: Any) -> list[Record]:
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM runs {where}", *values)  # noqa: S608 - fixed texts
+        return [_record(*row) for row in rows]
+
+
+_COLUMNS: Final = (
+    "run, name, owner_kind, owner, plan, request, status, cause, party, remedy, round, created, started, ended, attempt,"
+    " tag, size, inline, blob"
+)
+
+
+def _record(run: str, name: str, kind: str, owner: str, *rest: Any) -> Record:
+    plan, request, status, cause, party, remedy, round, created, started, ended, attempt, *body = rest
+    return Record(
+        run, name, (kind, owner), plan, request, status, cause, party, remedy, round, created, started, ended, attempt,
+        Body(*body) if body[0] else None,
+    )  # fmt: skip

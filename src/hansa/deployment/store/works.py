@@ -1,0 +1,85 @@
+"""A node's runs: what it was asked, what it answered, and what its own programs ended with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from hansa.deployment.packets import MAX_PACKET, Start
+from hansa.deployment.store.database import Database
+from hansa.deployment.worker.frames import Body
+from hansa.message import decode
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """A run as its node sees it: "offered", "looked at", "pending", "accepted", "refused", "started" or "ended"."""
+
+    run: str
+    state: str
+    reason: str
+    since: float
+
+
+@final
+class WorkTable:
+    """The runs that a node was asked to take part in."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        database.write("UPDATE works SET state = 'offered' WHERE state = 'looked at'")
+        database.commit()
+
+    def offered(self, run: str, offer: bytes, now: float) -> None:
+        """The hub asks; a further attempt at a run takes the place of the one before."""
+        self._db.write(
+            "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
+            " state = 'offered', reason = '', offer = excluded.offer, start = NULL, since = excluded.since",
+            run, offer, now,
+        )  # fmt: skip
+
+    def started(self, run: str, start: bytes) -> None:
+        """The run begins."""
+        self._db.write("UPDATE works SET state = 'started', start = ? WHERE run = ?", start, run)
+
+    def set(self, run: str, state: str, reason: str = "") -> None:
+        """The run's new state."""
+        self._db.write("UPDATE works SET state = ?, reason = ? WHERE run = ?", state, reason, run)
+
+    def state(self, run: str) -> str:
+        """The run's state; empty for an unknown one."""
+        rows = self._db.read("SELECT state FROM works WHERE run = ?", run)
+        return str(rows[0][0]) if rows else ""
+
+    def offer(self, run: str) -> bytes:
+        """The frame of the offer."""
+        return bytes(self._db.read("SELECT offer FROM works WHERE run = ?", run)[0][0])
+
+    def start(self, run: str) -> Start | None:
+        """Who takes part, once the run has begun."""
+        rows = self._db.read("SELECT start FROM works WHERE run = ?", run)
+        return decode(rows[0][0], Start, MAX_PACKET) if rows and rows[0][0] is not None else None
+
+    def all(self, states: Sequence[str]) -> list[Task]:
+        """The runs in one of ``states``, the oldest first."""
+        marks = ", ".join("?" for _ in states)
+        rows = self._db.read(
+            f"SELECT run, state, reason, since FROM works WHERE state IN ({marks}) ORDER BY since, run",  # noqa: S608
+            *states,
+        )
+        return [Task(*row) for row in rows]
+
+    def keep_result(self, run: str, party: str, body: Body) -> None:
+        """Keep what one of this node's programs ended with; its file must be held already."""
+        self._db.write(
+            "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run, party) DO UPDATE SET"
+            " tag = excluded.tag, size = excluded.size, inline = excluded.inline, blob = excluded.blob",
+            run, party, body.tag, body.size, body.inline, body.blob,
+        )  # fmt: skip
+
+    def results(self, run: str) -> dict[str, Body]:
+        """What this node's programs ended with in a run, by party."""
+        rows = self._db.read("SELECT party, tag, size, inline, blob FROM results WHERE run = ?", run)
+        return {party: Body(*body) for party, *body in rows}

@@ -1,0 +1,144 @@
+"""gRPC as Hansa uses it: four methods, frames of our own codec for bytes, mutual TLS and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from hansa.deployment.identity.certificates import HUB_TLS_NAME
+from hansa.deployment.identity.credentials import Credentials
+from hansa.deployment.packets import MAX_PACKET
+from hansa.errors import (
+    ConfigError,
+    HansaError,
+    IdentityError,
+    LinkError,
+    MessageError,
+    NotAuthorized,
+    StoreError,
+    Unreachable,
+    VersionMismatch,
+)
+
+SERVICE: Final = "hansa.Hub"
+CALL, WATCH, FETCH, LINK = (f"/{SERVICE}/{name}" for name in ("Call", "Watch", "Fetch", "Link"))
+
+ERRORS: Final[dict[str, type[HansaError]]] = {
+    kind.__name__: kind
+    for kind in (ConfigError, IdentityError, NotAuthorized, MessageError, LinkError, VersionMismatch, StoreError)
+}
+"""The errors that one side may name to the other; anything else arrives as a LinkError."""
+
+_SHARED: Final[tuple[tuple[str, Any], ...]] = (
+    ("grpc.max_receive_message_length", MAX_PACKET),
+    ("grpc.max_send_message_length", MAX_PACKET),
+    ("grpc.max_metadata_size", 8192),
+    # Large frames: of 100 MB through TLS, seven thousand frames of 16 KiB cost more than the cipher.
+    ("grpc.http2.max_frame_size", 1 << 20),
+    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.write_buffer_size", 1 << 20),
+    # A dead machine answers no ping; a slow one does, so nothing here cuts off work.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 1),
+)
+SERVER_OPTIONS: Final = (
+    *_SHARED,
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_concurrent_streams", 16),
+    # Two hubs on one port would share its connections, silently.
+    ("grpc.so_reuseport", 0),
+    # A visitor that never finishes its handshake is shown out.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
+CLIENT_OPTIONS: Final = (
+    *_SHARED,
+    ("grpc.ssl_target_name_override", HUB_TLS_NAME),
+    # The caller decides when to dial again, and is told at once that nobody answers.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+def channel(address: str, authority_pem: bytes, certificate_pem: bytes, key_pem: bytes) -> grpc.aio.Channel:
+    """A connection to a hub, made when it is first used.
+
+    Args:
+        address: ``host:port``.
+        authority_pem: whom the hub's certificate must be of.
+        certificate_pem, key_pem: who calls.
+    """
+    credentials = grpc.ssl_channel_credentials(authority_pem, key_pem, certificate_pem)
+    return grpc.aio.secure_channel(address, credentials, options=CLIENT_OPTIONS)
+
+
+def channel_of(credentials: Credentials, address: str) -> grpc.aio.Channel:
+    """A connection to a hub as the holder of ``credentials``."""
+    return channel(address, credentials.authority_pem, credentials.certificate.pem, credentials.tls_key_pem)
+
+
+def server_credentials(own: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """Mutual TLS with the hub's certificate as it is at each handshake, so that it is renewed without a restart."""
+
+    def configuration() -> Any:
+        now = own()
+        return grpc.ssl_server_certificate_configuration(
+            [(now.tls_key_pem, now.certificate.pem)], root_certificates=now.authority_pem
+        )
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+
+
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+
+
+def reader(read: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[bytes | None]]:
+    """The packets of a gRPC stream; None at its end."""
+
+    async def packet() -> bytes | None:
+        found = await read()
+        return None if found is grpc.aio.EOF else bytes(found)
+
+    return packet
+
+
+def said(error: HansaError) -> str:
+    """An error as it is named to the other side: its class if that is one of :data:`ERRORS`, and its sentence."""
+    kind = next((name for name, kind in reversed(ERRORS.items()) if isinstance(error, kind)), "LinkError")
+    return f"{kind}: {error}"
+
+
+def named(text: str) -> HansaError:
+    """The error that the other side named.
+
+    >>> named("IdentityError: the invitation was used already")
+    IdentityError('the invitation was used already')
+    """
+    kind, colon, what = text.partition(": ")
+    return ERRORS[kind](what) if colon and kind in ERRORS else LinkError(text)
+
+
+def translated(error: grpc.aio.AioRpcError, address: str) -> HansaError:
+    """A failed call as an error of Hansa's."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unreachable(f"the hub at {address} cannot be reached: {_plainly(details)}")
+    if code is grpc.StatusCode.ABORTED:
+        return named(details)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return LinkError(f"the hub at {address} has no room for this now: {details}")
+    return LinkError(f"the hub at {address} broke off: {code.name.lower().replace('_', ' ')}: {details}")
+
+
+def _plainly(details: str) -> str:
+    lower = details.lower()
+    if "certificate" in lower or "handshake" in lower or "ssl" in lower:
+        return (
+            "it does not accept our certificate or we do not accept its own (hansa doctor says which): " + details[:300]
+        )
+    return details[:300]
