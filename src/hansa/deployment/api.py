@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from hansa.deployment.packets import Count
 from hansa.message import Message
 
 
@@ -35,7 +36,11 @@ class Submit(Message, frozen=True):
 
 
 class Submitted(Message, frozen=True):
-    """The run that a plan became."""
+    """The run that a plan became.
+
+    Args:
+        run: 16 hexadecimal digits.
+    """
 
     tag = "hansa.api.submitted/1"
     discloses = "the name of a run"
@@ -51,7 +56,14 @@ class ListRuns(Message, frozen=True):
 
 
 class Participant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A party of a run: on which machine, and what it answered."""
+    """A party of a run.
+
+    Args:
+        party, host: which one, and on which machine.
+        answer: "accepted", "refused", "pending", or empty: none yet.
+        reason: of a refusal.
+        connected: whether its machine is.
+    """
 
     party: str
     host: str
@@ -61,7 +73,18 @@ class Participant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run, for those who may see it; times are POSIX seconds on the hub's clock."""
+    """A run, for those who may see it.
+
+    Args:
+        run, name: which one, and what people call it.
+        owner: the name of whoever submitted it.
+        status: "queued", "joining", "running", "completed", "failed" or "stopped".
+        cause, party, remedy: why it ended, about whom, and what to do; empty where there is nothing to say.
+        round, rounds: the last that was reported, and how many the plan wants.
+        created, started, ended: POSIX seconds on the hub's clock.
+        digest: of the plan, 64 hexadecimal digits.
+        participants: the parties that were asked.
+    """
 
     run: str
     name: str
@@ -80,7 +103,11 @@ class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunList(Message, frozen=True):
-    """Runs, the newest first."""
+    """The runs that the asker may see.
+
+    Args:
+        runs: the newest first.
+    """
 
     tag = "hansa.api.run-list/1"
     discloses = "the names, owners and states of runs"
@@ -89,7 +116,11 @@ class RunList(Message, frozen=True):
 
 
 class StopRun(Message, frozen=True):
-    """End a run."""
+    """End a run.
+
+    Args:
+        run: which one.
+    """
 
     tag = "hansa.api.stop-run/1"
     discloses = "nothing"
@@ -98,7 +129,11 @@ class StopRun(Message, frozen=True):
 
 
 class ResumeRun(Message, frozen=True):
-    """Go on with a run that was stopped or failed, from its last saved round."""
+    """Go on with a run that was stopped or failed, from its last saved round.
+
+    Args:
+        run: which one.
+    """
 
     tag = "hansa.api.resume-run/1"
     discloses = "nothing"
@@ -114,13 +149,19 @@ class Done(Message, frozen=True):
 
 
 class ReadEvents(Message, frozen=True):
-    """A run's events after number ``after``; when following, also those to come, until the run has ended."""
+    """A run's events.
+
+    Args:
+        run: which one.
+        after: the number after which they are wanted; 0 for all.
+        follow: whether also those to come are wanted, until the run has ended.
+    """
 
     tag = "hansa.api.read-events/1"
     discloses = "nothing"
 
     run: str
-    after: int = 0
+    after: Count = 0
     follow: bool = False
 
 
@@ -151,7 +192,11 @@ class Event(Message, frozen=True):
 
 
 class Fetch(Message, frozen=True):
-    """The files of a run: the model, the metrics and the report."""
+    """The files of a run: the model, the metrics and the report.
+
+    Args:
+        run: which one.
+    """
 
     tag = "hansa.api.fetch/1"
     discloses = "nothing"
@@ -160,7 +205,13 @@ class Fetch(Message, frozen=True):
 
 
 class FilePart(Message, frozen=True):
-    """Some bytes of a file; its parts come in order, file after file."""
+    """Some bytes of a file; its parts come in order, file after file.
+
+    Args:
+        name: of the file.
+        data: the bytes, 2^20 at most.
+        last: whether the file ends here.
+    """
 
     tag = "hansa.api.file-part/1"
     discloses = "the final model and the metrics of a run"
@@ -171,7 +222,13 @@ class FilePart(Message, frozen=True):
 
 
 class Invite(Message, frozen=True):
-    """A token by which ``name`` may join as ``kind``, once."""
+    """A token by which somebody may join, once.
+
+    Args:
+        name: the name that the holder will have.
+        kind: "node", "submitter", "operator" or "observer".
+        seconds: until it is void; 0 for the hub's own setting.
+    """
 
     tag = "hansa.api.invite/1"
     discloses = "nothing"
@@ -182,7 +239,12 @@ class Invite(Message, frozen=True):
 
 
 class Invited(Message, frozen=True):
-    """A token to hand over by a channel that others do not read."""
+    """A token to hand over by a channel that others do not read.
+
+    Args:
+        token: the invitation.
+        expires: POSIX seconds on the hub's clock.
+    """
 
     tag = "hansa.api.invited/1"
     discloses = "a secret by which one party may join, to the operator"
@@ -192,7 +254,11 @@ class Invited(Message, frozen=True):
 
 
 class Revoke(Message, frozen=True):
-    """Neither this member's certificate nor its unused invitations count any more."""
+    """Neither a member's certificates nor its unused invitations count any more.
+
+    Args:
+        name: of the member.
+    """
 
     tag = "hansa.api.revoke/1"
     discloses = "nothing"
@@ -208,7 +274,14 @@ class ListMembers(Message, frozen=True):
 
 
 class MemberView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A member; ``fingerprint`` is of its sealing keys, for comparing by telephone."""
+    """A member.
+
+    Args:
+        name, kind: who it is.
+        state: "connected" or "away" of a node, "member" of a person, or "revoked".
+        fingerprint: of its sealing keys, for comparing by telephone.
+        since, expires, seen: POSIX seconds: member since, end of its newest certificate, last connected.
+    """
 
     name: str
     kind: str
@@ -220,7 +293,11 @@ class MemberView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemberList(Message, frozen=True):
-    """Members by name."""
+    """Who belongs to the federation.
+
+    Args:
+        members: by name.
+    """
 
     tag = "hansa.api.member-list/1"
     discloses = "who belongs to the federation, and who is connected"
@@ -229,7 +306,11 @@ class MemberList(Message, frozen=True):
 
 
 class Enrol(Message, frozen=True):
-    """Become a member by an invitation; ``request`` is an enrolment request."""
+    """Become a member by an invitation.
+
+    Args:
+        request: an enrolment request.
+    """
 
     tag = "hansa.api.enrol/1"
     discloses = "public keys"
@@ -238,7 +319,11 @@ class Enrol(Message, frozen=True):
 
 
 class Renew(Message, frozen=True):
-    """A new certificate for the same member and sealing keys."""
+    """A new certificate for the same member and sealing keys.
+
+    Args:
+        request: an enrolment request.
+    """
 
     tag = "hansa.api.renew/1"
     discloses = "public keys"
@@ -247,7 +332,11 @@ class Renew(Message, frozen=True):
 
 
 class Certified(Message, frozen=True):
-    """A certificate, PEM."""
+    """A certificate.
+
+    Args:
+        certificate: PEM.
+    """
 
     tag = "hansa.api.certified/1"
     discloses = "a certificate"
@@ -256,7 +345,11 @@ class Certified(Message, frozen=True):
 
 
 class Greet(Message, frozen=True):
-    """Who is there?"""
+    """Who is there?
+
+    Args:
+        software, protocol: the version of the program, for people, and of the protocol.
+    """
 
     tag = "hansa.api.greet/1"
     discloses = "the version of the software"
@@ -266,7 +359,15 @@ class Greet(Message, frozen=True):
 
 
 class Greeting(Message, frozen=True):
-    """The hub's version and clock, and as whom it knows the asker."""
+    """The hub's versions and clock, and as whom it knows the asker.
+
+    Args:
+        federation: its name.
+        software: the version of the program, for people.
+        protocol, oldest: the newest and the oldest version of the protocol that it speaks.
+        time: POSIX seconds on its clock.
+        name, kind: the asker's.
+    """
 
     tag = "hansa.api.greeting/1"
     discloses = "the version of the software and the hub's clock"
@@ -281,7 +382,12 @@ class Greeting(Message, frozen=True):
 
 
 class Problem(Message, frozen=True):
-    """Why a request was refused: the class of the error and its sentence."""
+    """Why a request was refused.
+
+    Args:
+        kind: the class of the error, as the table of errors names it.
+        what: its sentence.
+    """
 
     tag = "hansa.api.problem/1"
     discloses = "why a request was refused"

@@ -17,6 +17,7 @@ from hansa.deployment.logs import Log
 from hansa.deployment.store import Database, Journal, Mailbox
 from hansa.deployment.worker.frames import (
     Body,
+    Described,
     Dropped,
     Ended,
     Failed,
@@ -99,6 +100,10 @@ class Worker(Protocol):
 
 class Workers(Protocol):
     """Where workers come from."""
+
+    async def describe(self, plan: str) -> Described:
+        """What a plan is."""
+        ...
 
     async def start(self, setup: Setup, heard: Callable[[Message | Lost], None]) -> Worker:
         """Start one party's programs."""

@@ -110,8 +110,8 @@ class Hub:
         self.members = MemberTable(self.database)
         self.audit = AuditLog(home / "audit.log", clock, key=self.credentials.sealing.sign)
         self.runs = Runs(
-            self.database, self.mailbox, self.journal, self.members, settings, lambda: self.credentials.certificate.pem,
-            self.connected, log, metrics, clock,
+            self.database, self.mailbox, self.journal, self.members, workers, settings,
+            lambda: self.credentials.certificate.pem, self.connected, log, metrics, clock,
         )  # fmt: skip
         self.host = Host(
             HUB, self.database, self.mailbox, self.journal, workers, self.runs, self.spool.folder, log
@@ -285,8 +285,8 @@ class Hub:
     # The standing streams.
 
     @contextlib.asynccontextmanager
-    async def stream(self, node: Certificate, hello: Hello, cancel: Callable[[], object]) -> AsyncIterator[Link]:
-        """A node's stream, while it stands; there is one for each node.
+    async def stream(self, node: Certificate, hello: Hello, close: Callable[[str], None]) -> AsyncIterator[Link]:
+        """A node's stream, while it stands; there is one for each node. ``close`` ends it and says why.
 
         Raises:
             IdentityError: another process with this identity is connected, and alive.
@@ -304,8 +304,9 @@ class Hub:
         if link is None:
             link = Link(name, self.database, self.mailbox, self.spool, self, self.settings.limits.message)
             self._links[name] = link
-        stream = self._streams[name] = _Stream(hello.instance, cancel)
-        expiry = asyncio.get_running_loop().call_later(max(0.0, node.not_after - self.clock()), cancel)
+        stream = self._streams[name] = _Stream(hello.instance, close)
+        left = max(0.0, node.not_after - self.clock())
+        expiry = asyncio.get_running_loop().call_later(left, close, f"the certificate of '{name}' has expired")
         self.members.saw(name, self.clock())
         self.metrics.nodes_connected.set(len(self._streams))
         self.log.info("node connected", peer=name, software=hello.software)
@@ -344,8 +345,9 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ALIVE):
                     await stream.over.wait()
-        stream.cancel()
-        await stream.over.wait()
+        if not stream.over.is_set():
+            stream.close(reason)
+            await stream.over.wait()
 
     # What arrives on them.
 
@@ -403,9 +405,9 @@ class Hub:
 class _Stream:
     """A node's stream: which process it is of, and how to end it."""
 
-    def __init__(self, instance: str, cancel: Callable[[], object]) -> None:
+    def __init__(self, instance: str, close: Callable[[str], None]) -> None:
         self.instance = instance
-        self.cancel = cancel
+        self.close = close
         self.over = asyncio.Event()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, Final, final
 import grpc
 import grpc.aio
 
-from hansa import plan as plans
 from hansa.deployment import api, packets, wire
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.dial import calling
@@ -49,7 +48,7 @@ from hansa.deployment.sealing import Envelope, open_sealed, read_header, seal
 from hansa.deployment.sealing import Sequence as Order
 from hansa.deployment.settings import NodeSettings
 from hansa.deployment.store import Database, Journal, Mailbox, Parcel, WorkTable
-from hansa.deployment.worker.frames import Body, Failed
+from hansa.deployment.worker.frames import Body, Described, Failed
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import (
     ConfigError,
@@ -63,7 +62,6 @@ from hansa.errors import (
     VersionMismatch,
 )
 from hansa.message import decode, encode
-from hansa.plan import Plan
 from hansa.protocol import Progress
 
 HUB: Final = "hub"
@@ -116,6 +114,7 @@ class Node:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
+        self._workers = workers
         self.log = log
         self.metrics = metrics
         self.clock = clock
@@ -143,7 +142,6 @@ class Node:
         self._instance = secrets.token_hex(16)
         self._seats: dict[str, Work] = {}
         self._offers: dict[str, Offer] = {}
-        self._plans: dict[str, Plan] = {}
         self._sealing: dict[tuple[str, str], SealingPublic] = {}
         self._discloses: dict[str, dict[str, str]] = {}
         self._limits: dict[str, asyncio.TimerHandle] = {}
@@ -157,8 +155,6 @@ class Node:
         """Go on with what was under way."""
         with self.database.at_once():
             self.mailbox.sweep()
-        for work in self.works.all(("pending", "accepted", "started")):
-            self._plans[work.run] = await asyncio.to_thread(_plan, self._offer(work.run).plan)
         for work in self.works.all(("started",)):
             self._begin(work.run)
         self._look()
@@ -370,8 +366,9 @@ class Node:
     async def _consider(self, run: str) -> None:
         offer = self._offer(run)
         try:
-            plan = self._plans[run] = await asyncio.to_thread(_plan, offer.plan)
-            reason = self._objection(offer, plan)
+            described = await self._workers.describe(offer.plan)
+            self.works.describe(run, described)
+            reason = self._objection(offer, described)
             self._pin(offer)
         except HansaError as error:
             reason = str(error)
@@ -386,25 +383,23 @@ class Node:
         else:
             self._answer(offer, "accepted", "")
 
-    def _objection(self, offer: Offer, plan: Plan) -> str:
+    def _objection(self, offer: Offer, described: Described) -> str:
         """Why this node takes no part; nothing if it does.
 
         Raises:
-            PolicyRefused, ConfigError: the same.
+            PolicyRefused: its policy does not allow it.
         """
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
-        owners = next(names for role, names in offer.roles.items() if roles[role].many)
-        server = next((offer.hosts[role] for role in offer.roles if not roles[role].many), "")
-        if self.name not in offer.hosts.values():
-            return "this node has no part in the run"
+        if set(offer.roles) != set(described.roles) or self.name not in offer.hosts.values():
+            return "the offer does not fit its plan, or this node has no part in it"
+        owners = offer.roles[described.many]
+        server = next((offer.hosts[role] for role in offer.roles if role != described.many), "")
         check(
             self.settings.policy,
-            plan,
+            described.terms,
             RunRequest(offer.run, offer.digest, offer.submitter, offer.data, tuple(owners), server),
         )
         if self.name in owners and offer.data not in self.settings.data:
-            known = ", ".join(sorted(self.settings.data)) or "none"
-            return f"no data called {offer.data!r} are bound here; bound: {known}"
+            return f"no data called {offer.data!r} are bound here"
         return ""
 
     def _pin(self, offer: Offer) -> None:
@@ -424,21 +419,20 @@ class Node:
 
     def _begin(self, run: str) -> None:
         """Take up this node's part, from the beginning or from where it stood."""
-        offer, start, plan = self._offer(run), self.works.start(run), self._plans[run]
-        if start is None:
+        offer, start, described = self._offer(run), self.works.start(run), self.works.described(run)
+        if start is None or described is None:
             return
         try:
             self._pin(offer)
         except HansaError as error:
             self._say(Trouble(run, offer.attempt, self.name, type(error).__name__, str(error), fatal=True))
             return
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
-        self._discloses[run] = {kind.tag: kind.discloses for role in roles.values() for kind in role.receives}
+        self._discloses[run] = described.classes
         parties = {party for names in start.roles.values() for party in names}
         bound = self.settings.data.get(offer.data)
         work = Work(
-            run, offer.attempt, offer.plan, start.roles,
-            frozenset(name for name, role in roles.items() if role.starts),
+            run, offer.attempt, described.plan, start.roles,
+            frozenset(name for name, role in described.roles.items() if role.starts),
             {party: host for party, host in offer.hosts.items() if party in parties},
             {} if bound is None else bound.plain(),
         )  # fmt: skip
@@ -450,7 +444,6 @@ class Node:
     async def _end(self, word: End) -> None:
         run = word.run
         self._seats.pop(run, None)
-        self._plans.pop(run, None)
         timer = self._limits.pop(run, None)
         if timer is not None:
             timer.cancel()
@@ -584,10 +577,6 @@ class Node:
     def _break(self, error: StoreError) -> None:
         if not self._broken.done():
             self._broken.set_result(error)
-
-
-def _plan(text: str) -> Plan:
-    return plans.parse(text, {"simulation": Mapping[str, Any]}, "plan")[0]
 
 
 def _label(work: Work) -> str:

@@ -7,7 +7,7 @@ A receiver accepts the classes named for its place and nothing else.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -27,16 +27,25 @@ MAX_PACKET: Final = 4 << 20
 LARGEST: Final = 1 << 33
 """Bytes of a body at most, unless a machine's own file says less."""
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number that is no negative one and that a database can keep."""
+
 _PIECE: Final = struct.Struct("<4s4xQQQ")
 _PIECE_MAGIC: Final = b"HNSP"
 
 
 class Lane(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far one side has received a run's lane: all parcels up to ``received``, and ``offset`` bytes of the next."""
+    """How far one side has received a lane.
+
+    Args:
+        run: the run of the lane; empty for the lane of control.
+        received: all parcels up to this number were taken.
+        offset: bytes of the next parcel's body that were received.
+    """
 
     run: str
-    received: int
-    offset: int = 0
+    received: Count
+    offset: Count = 0
 
 
 class Hello(Message, frozen=True):
@@ -60,7 +69,15 @@ class Hello(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """The answer to :class:`Hello`; ``time`` is the hub's clock, by which a node sees that its own is wrong."""
+    """The answer to :class:`Hello`.
+
+    Args:
+        protocol: the version that is spoken from now on.
+        software: the version of the program, for people.
+        federation: the federation's name.
+        time: POSIX seconds on the hub's clock, by which a node sees that its own is wrong.
+        lanes: how far the hub has received each lane.
+    """
 
     tag = "hansa.link.welcome/1"
     discloses = "the version of the software, and how far the lanes have been received"
@@ -75,30 +92,41 @@ class Welcome(Message, frozen=True):
 class Sending(Message, frozen=True):
     """A parcel; where its body is not inline, its pieces follow on this stream, those of other lanes between them.
 
-    ``tag`` is the class of the body, or of what an envelope holds.
+    Args:
+        run: the lane; empty for the lane of control.
+        seq: its number on the lane, from 1.
+        sender, receiver: parties of the run; empty on the lane of control.
+        sealed: whether the body is an envelope.
+        kind: the tag of the message, which an envelope holds inside.
+        size: bytes of the body.
+        inline: the body, or nil if its pieces follow.
     """
 
     tag = "hansa.link.sending/1"
     discloses = "who sends a message of which class and size to whom in which run"
 
     run: str
-    seq: int
+    seq: Count
     sender: str
     receiver: str
     sealed: bool
     kind: str
-    size: int
+    size: Count
     inline: bytes | None
 
 
 class Received(Message, frozen=True):
-    """The receiver has this lane durably up to ``seq``."""
+    """The receiver has a lane durably up to a number.
+
+    Args:
+        run, seq: the lane and the number.
+    """
 
     tag = "hansa.link.received/1"
     discloses = "how far a lane has been received"
 
     run: str
-    seq: int
+    seq: Count
 
 
 class Refused(Message, frozen=True):
@@ -113,22 +141,31 @@ class Refused(Message, frozen=True):
     discloses = "that a message was refused, and why"
 
     run: str
-    seq: int
+    seq: Count
     reason: str
 
 
 class Probe(Message, frozen=True):
-    """Asks whether the other side is alive; it says the same back."""
+    """Asks whether the other side is alive, which answers.
+
+    Args:
+        nonce: any number; the answer repeats it.
+        answer: whether this is the answer.
+    """
 
     tag = "hansa.link.probe/1"
     discloses = "that this side is alive"
 
-    nonce: int
+    nonce: Count
     answer: bool = False
 
 
 class Farewell(Message, frozen=True):
-    """The sender closes this link in order, and why."""
+    """The sender closes this link in order.
+
+    Args:
+        reason: why; one sentence.
+    """
 
     tag = "hansa.link.farewell/1"
     discloses = "why a link is closed"
@@ -198,7 +235,7 @@ class Offer(Message, frozen=True):
     discloses = "a plan, who submitted it, and who is asked to take part"
 
     run: str
-    attempt: int
+    attempt: Count
     name: str
     plan: str
     digest: str
@@ -211,42 +248,64 @@ class Offer(Message, frozen=True):
 
 
 class Answer(Message, frozen=True):
-    """A node's answer: ``verdict`` is "accepted", "refused" or "pending" (its owner has been asked)."""
+    """A node's answer to an :class:`Offer`.
+
+    Args:
+        run, attempt: of the offer.
+        verdict: "accepted", "refused", or "pending": its owner has been asked, and another answer will follow.
+        reason: the line of its policy, or whom to ask.
+    """
 
     tag = "hansa.control.answer/1"
     discloses = "whether a party takes part in a run, and the line of its policy if it does not"
 
     run: str
-    attempt: int
+    attempt: Count
     verdict: str
     reason: str = ""
 
 
 class Start(Message, frozen=True):
-    """The run begins with these parties."""
+    """The run begins.
+
+    Args:
+        run, attempt: of the offer.
+        roles: for each role, the parties that take part, in their order.
+    """
 
     tag = "hansa.control.start/1"
     discloses = "who takes part in a run"
 
     run: str
-    attempt: int
+    attempt: Count
     roles: dict[str, tuple[str, ...]]
 
 
 class End(Message, frozen=True):
-    """The run is over, however it ended."""
+    """The run is over, however it ended.
+
+    Args:
+        run, attempt: of the offer.
+        status: "completed", "failed", "stopped", or "left out": it began without this node.
+        cause: one sentence; empty where it was completed.
+    """
 
     tag = "hansa.control.end/1"
     discloses = "how a run ended"
 
     run: str
-    attempt: int
+    attempt: Count
     status: str
     cause: str
 
 
 class Report(Message, frozen=True):
-    """What a program tells the observer; ``progress`` is the frame."""
+    """What a program tells the observer.
+
+    Args:
+        run, party: whose program.
+        progress: the frame of a `hansa.progress/1`.
+    """
 
     tag = "hansa.control.report/1"
     discloses = "what a program tells the owner of the run"
@@ -261,7 +320,7 @@ class Trouble(Message, frozen=True):
 
     Args:
         run, attempt, party: where.
-        kind: the class of the error.
+        kind: the name of the error's class.
         cause: its sentence; a traceback stays with the party.
         round: where known.
         remedy: what to do about it.
@@ -272,28 +331,36 @@ class Trouble(Message, frozen=True):
     discloses = "that a party's program failed, and the error's own sentence"
 
     run: str
-    attempt: int
+    attempt: Count
     party: str
     kind: str
     cause: str
-    round: int | None = None
+    round: Count | None = None
     remedy: str = ""
     fatal: bool = False
 
 
 class Finished(Message, frozen=True):
-    """A party that started by itself has ended; what it ended with stays with it."""
+    """A party that started by itself has ended; what it ended with stays with it.
+
+    Args:
+        run, attempt, party: which one.
+    """
 
     tag = "hansa.control.finished/1"
     discloses = "that a party's program has ended"
 
     run: str
-    attempt: int
+    attempt: Count
     party: str
 
 
 class Recall(Message, frozen=True):
-    """Certificates that count no more, by serial: the machines that pinned them refuse them."""
+    """Members whose certificates count no more: what is sealed by them is refused, and nothing is sealed for them.
+
+    Args:
+        names: of the members.
+    """
 
     tag = "hansa.control.recall/1"
     discloses = "whose certificate was revoked"

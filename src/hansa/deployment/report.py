@@ -35,7 +35,7 @@ def write_run(folder: Path, record: Record, view: RunView, rounds: Sequence[Even
     owners = [seat for seat in view.participants if seat.answer == "accepted"]
     settings = {"run": record.run, "parties": [seat.party for seat in owners]}
     size = params.size if params is not None else 0
-    files.begin(RunInfo(record.name, record.plan, view.digest, view.rounds, len(owners), size, 0, settings))
+    files.begin(RunInfo(record.name, record.described.plan, view.digest, view.rounds, len(owners), size, 0, settings))
     began = before = record.started or record.created
     for event in rounds:
         if event.progress is None:

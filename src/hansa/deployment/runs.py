@@ -15,24 +15,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any, Final, final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, final
 
-from hansa import plan as plans
 from hansa.deployment import packets
 from hansa.deployment.api import Event, Participant, RunView, Submit
-from hansa.deployment.host import Host, Work
+from hansa.deployment.host import Host, Work, Workers
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import Answer, End, Finished, Offer, Report, Start, Trouble
 from hansa.deployment.policy import asker
 from hansa.deployment.settings import HubSettings
 from hansa.deployment.store import ACTIVE, TERMINAL, Database, Journal, Mailbox, MemberTable, Record, RunTable, Seat
-from hansa.deployment.worker.frames import Body, Failed
-from hansa.errors import ConfigError, MessageError, PlanError
+from hansa.deployment.worker.frames import Body, Described, Failed, RoleTerms
+from hansa.errors import ConfigError, MessageError
 from hansa.message import decode, encode
-from hansa.plan import Plan
-from hansa.protocol import Progress, Role
+from hansa.protocol import Progress
 
 HUB: Final = "hub"
 APPROVAL: Final = 86400.0
@@ -47,8 +45,8 @@ class Runs:
 
     Args:
         database, mailbox, journal, members: where everything is kept.
+        workers: who reads plans.
         settings: the hub's limits.
-        federation: its name.
         certificate: the hub's own certificate, PEM, as it is now.
         connected: whether a node is connected.
         log, metrics: where what happens is noted.
@@ -61,6 +59,7 @@ class Runs:
         mailbox: Mailbox,
         journal: Journal,
         members: MemberTable,
+        workers: Workers,
         settings: HubSettings,
         certificate: Callable[[], bytes],
         connected: Callable[[str], bool],
@@ -73,6 +72,7 @@ class Runs:
         self._mailbox = mailbox
         self._journal = journal
         self._members = members
+        self._workers = workers
         self._settings = settings
         self._certificate = certificate
         self._connected = connected
@@ -81,7 +81,6 @@ class Runs:
         self._clock = clock
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._absent: dict[tuple[str, str], asyncio.TimerHandle] = {}
-        self._plans: dict[str, Plan] = {}
         self._news: dict[str, asyncio.Event] = {}
         self._seats: dict[str, dict[str, Seat]] = {}
         self._began: dict[str, float] = {}
@@ -96,14 +95,11 @@ class Runs:
         Raises:
             ConfigError: the plan or the request cannot be used; nothing was kept.
         """
-        plan = await asyncio.to_thread(_plan, request.plan)
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
-        parties = self._asked(request, roles)
+        plan = await self._workers.describe(request.plan)
+        parties = self._asked(request, plan.roles)
         run = secrets.token_hex(8)
-        name = request.name or plan.name or run
-        self._plans[run] = plan
-        self.table.add(run, name, owner, plan.to_toml(), encode(request), self._clock())
-        for role, kind in roles.items():
+        self.table.add(run, request.name or plan.name or run, owner, plan, encode(request), self._clock())
+        for role, kind in plan.roles.items():
             for party in parties if kind.many else [role]:
                 self.table.seat(run, party, party if kind.many else request.server)
         self._tell(run, "status", f"submitted by {owner[0]} {owner[1]}; waits for its turn")
@@ -140,15 +136,14 @@ class Runs:
 
     def view(self, record: Record) -> RunView:
         """A run, for those who may see it."""
-        plan = self._plan_of(record.run)
+        plan = record.described
         seats = tuple(
             Participant(seat.party, seat.host, seat.answer, seat.reason, seat.host == HUB or self._connected(seat.host))
             for seat in self.table.seats(record.run)
         )
-        rounds = getattr(plan.protocol, "rounds", None)
         return RunView(
             record.run, record.name, record.owner[1], record.status, record.cause, record.party, record.remedy,
-            record.round, rounds, record.created, record.started, record.ended, plan.digest, seats,
+            record.round, plan.rounds, record.created, record.started, record.ended, plan.terms.digest, seats,
         )  # fmt: skip
 
     def news(self, run: str) -> asyncio.Event:
@@ -257,7 +252,7 @@ class Runs:
             self._metrics.runs.set(self.table.counts().get(status, 0), status)
 
     def _offer(self, record: Record) -> None:
-        plan, seats = self._plan_of(record.run), self.table.seats(record.run)
+        plan, seats = record.described, self.table.seats(record.run)
         request = _request(record)
         now = self._clock()
         self.table.set(record.run, status="joining", started=now)
@@ -269,8 +264,8 @@ class Runs:
         certificates = {name: member.certificate.decode() for name, member in known.items()}
         certificates[HUB] = self._certificate().decode()
         offer = Offer(
-            record.run, record.attempt, record.name, record.plan, plan.digest, asker(*record.owner), request.data,
-            _roles(plan, hosts, set(hosts)), hosts, certificates, self._window(record),
+            record.run, record.attempt, record.name, plan.plan, plan.terms.digest, asker(*record.owner), request.data,
+            _roles(plan, hosts), hosts, certificates, self._window(record),
         )  # fmt: skip
         for machine in machines:
             if machine == HUB:
@@ -307,9 +302,8 @@ class Runs:
         if any(seat.answer == "pending" for seat in seats) and now < (record.started or now) + APPROVAL:
             self._arm(run, (record.started or now) + APPROVAL - now, self._decide)
             return
-        request, plan = _request(record), self._plan_of(run)
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
-        owners = [seat for seat in seats if roles[self._role(plan, seat)].many]
+        request, plan = _request(record), record.described
+        owners = [seat for seat in seats if plan.role_of(seat.party) == plan.many]
         single = [seat for seat in seats if seat not in owners]
         accepted = [seat for seat in owners if seat.answer == "accepted"]
         least = request.least or len(owners)
@@ -325,7 +319,7 @@ class Runs:
         self.table.set(run, status="running", started=now)
         self._tell(run, "status", f"runs with {len(accepted)} parties")
         hosts = {seat.party: seat.host for seat in (*single, *accepted)}
-        start = Start(run, record.attempt, _roles(plan, hosts, set(hosts)))
+        start = Start(run, record.attempt, _roles(plan, hosts))
         for machine in dict.fromkeys(seat.host for seat in seats):
             if machine == HUB:
                 continue
@@ -337,16 +331,15 @@ class Runs:
 
     def _run(self, record: Record) -> None:
         """Everything that a running run needs in memory, and the hub's own programs."""
-        plan = self._plan_of(record.run)
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
+        plan = record.described
         seats = {seat.party: seat for seat in self.table.seats(record.run) if seat.answer == "accepted"}
         self._seats[record.run] = seats
         self._began[record.run] = self._clock()
         hosts = {party: seat.host for party, seat in seats.items()}
         bound = self._settings.data.get(_request(record).data)
         work = Work(
-            record.run, record.attempt, record.plan, _roles(plan, hosts, set(hosts)),
-            frozenset(name for name, role in roles.items() if role.starts), hosts,
+            record.run, record.attempt, plan.plan, _roles(plan, hosts),
+            frozenset(name for name, role in plan.roles.items() if role.starts), hosts,
             {} if bound is None else bound.plain(),
         )  # fmt: skip
         assert self.host is not None
@@ -468,21 +461,9 @@ class Runs:
         assert record is not None
         return record
 
-    def _plan_of(self, run: str) -> Plan:
-        if run not in self._plans:
-            self._plans[run] = _plan(self._known(run).plan)
-        return self._plans[run]
-
-    @staticmethod
-    def _role(plan: Plan, seat: Seat) -> str:
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
-        return seat.party if seat.party in roles and not roles[seat.party].many else _many(roles)
-
     def _starts(self, run: str, party: str) -> bool:
-        plan = self._plan_of(run)
-        roles = plan.protocol.roles(plan.learner, plan.aggregation)
-        role = party if party in roles and not roles[party].many else _many(roles)
-        return roles[role].starts
+        plan = self._known(run).described
+        return plan.roles[plan.role_of(party)].starts
 
     def _indispensable(self, run: str, party: str) -> bool:
         """Whether the run has no point without this party: the one of its role, or the last that is left."""
@@ -491,7 +472,7 @@ class Runs:
         seats = [seat for seat in self.table.seats(run) if seat.answer == "accepted" and seat.party != party]
         return not any(self._starts(run, seat.party) and seat.finished != 2 for seat in seats)
 
-    def _asked(self, request: Submit, roles: Mapping[str, Role]) -> list[str]:
+    def _asked(self, request: Submit, roles: Mapping[str, RoleTerms]) -> list[str]:
         """The nodes that are asked.
 
         Raises:
@@ -519,28 +500,13 @@ class Runs:
 _SAID: Final = {"accepted": "takes part", "refused": "does not take part", "pending": "asks its owner"}
 
 
-def _plan(text: str) -> Plan:
-    plan, _ = plans.parse(text, {"simulation": Mapping[str, Any]}, "plan")
-    roles = plan.protocol.roles(plan.learner, plan.aggregation)
-    if sum(role.many for role in roles.values()) != 1:
-        raise PlanError(["a network runs protocols in which one role owns the data"])
-    return plan
-
-
 def _request(record: Record) -> Submit:
     return decode(record.request, Submit)
 
 
-def _many(roles: Mapping[str, Role]) -> str:
-    return next(name for name, role in roles.items() if role.many)
-
-
-def _roles(plan: Plan, hosts: Mapping[str, str], who: set[str]) -> dict[str, tuple[str, ...]]:
+def _roles(plan: Described, parties: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The parties by role, in the order of the seats."""
-    roles = plan.protocol.roles(plan.learner, plan.aggregation)
-    many = _many(roles)
-    single = {name: (name,) for name, role in roles.items() if not role.many and name in who}
-    return {**single, many: tuple(party for party in hosts if party in who and party not in single)}
+    return {role: tuple(party for party in parties if plan.role_of(party) == role) for role in plan.roles}
 
 
 def _why(seat: Seat) -> str:

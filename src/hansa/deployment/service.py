@@ -117,17 +117,23 @@ class Service:
             self._streams.count(_address(context), "streams")
             hello = await self._hello(context)
             require_version(hello)
-            task = asyncio.current_task()
+            hub, task, closed = self._hub, asyncio.current_task(), ""
             assert task is not None
-            async with self._hub.stream(who, hello, task.cancel) as link:
-                hub = self._hub
+
+            def close(reason: str) -> None:
+                nonlocal closed
+                closed = reason
+                task.cancel()
+
+            async with hub.stream(who, hello, close) as link:
                 welcome = Welcome(packets.PROTOCOL, SOFTWARE, hub.authority.federation, hub.clock(), link.lanes())
                 await context.write(encode(welcome))
                 try:
                     await link.serve(wire.reader(context.read), context.write, hello.lanes)
                 except asyncio.CancelledError:
-                    if not hub.draining:
-                        raise LinkError("the hub has closed this stream") from None
+                    if not closed:
+                        raise  # it was the node that left
+                    raise LinkError(closed) from None
 
     async def _hello(self, context: Context) -> Hello:
         try:

@@ -51,7 +51,7 @@ MIGRATIONS: Final[Sequence[str]] = (
         time REAL NOT NULL, letter INTEGER NOT NULL);
     CREATE INDEX steps_of ON steps (run, party);
     CREATE TABLE runs (
-        run TEXT PRIMARY KEY, name TEXT NOT NULL, owner_kind TEXT NOT NULL, owner TEXT NOT NULL, plan TEXT NOT NULL, request BLOB NOT NULL,
+        run TEXT PRIMARY KEY, name TEXT NOT NULL, owner_kind TEXT NOT NULL, owner TEXT NOT NULL, described BLOB NOT NULL, request BLOB NOT NULL,
         status TEXT NOT NULL, cause TEXT NOT NULL DEFAULT '', party TEXT NOT NULL DEFAULT '',
         remedy TEXT NOT NULL DEFAULT '', round INTEGER, created REAL NOT NULL, started REAL, ended REAL,
         attempt INTEGER NOT NULL DEFAULT 1, tag TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
@@ -67,8 +67,8 @@ MIGRATIONS: Final[Sequence[str]] = (
         run TEXT NOT NULL, party TEXT NOT NULL, tag TEXT NOT NULL, size INTEGER NOT NULL, inline BLOB,
         blob TEXT NOT NULL, PRIMARY KEY (run, party));
     CREATE TABLE works (
-        run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL, start BLOB,
-        since REAL NOT NULL);
+        run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL,
+        described BLOB, start BLOB, since REAL NOT NULL);
     CREATE TABLE members (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, serial TEXT NOT NULL, certificate BLOB NOT NULL, since REAL NOT NULL,
         seen REAL, revoked REAL);

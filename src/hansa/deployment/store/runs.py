@@ -9,7 +9,8 @@ from typing import Any, Final, final
 from hansa.deployment.api import Event
 from hansa.deployment.store.database import Database
 from hansa.deployment.store.mailbox import Mailbox
-from hansa.deployment.worker.frames import Body
+from hansa.deployment.worker.frames import Body, Described
+from hansa.message import decode, encode
 
 ACTIVE: Final = ("joining", "running")
 """The states of a run that holds machines."""
@@ -26,7 +27,7 @@ class Record:
         run: 16 hexadecimal digits.
         name: for people.
         owner: kind and name of whoever submitted it.
-        plan: as TOML.
+        described: its plan.
         request: the frame of the :class:`~hansa.deployment.api.Submit` that it came with.
         status: "queued", one of :data:`ACTIVE`, or one of :data:`TERMINAL`.
         cause, party, remedy: why it ended, about whom, and what to do.
@@ -39,7 +40,7 @@ class Record:
     run: str
     name: str
     owner: tuple[str, str]
-    plan: str
+    described: Described
     request: bytes
     status: str
     cause: str
@@ -76,12 +77,14 @@ class RunTable:
         self._db = database
         self._mailbox = mailbox
 
-    def add(self, run: str, name: str, owner: tuple[str, str], plan: str, request: bytes, now: float) -> None:
+    def add(
+        self, run: str, name: str, owner: tuple[str, str], described: Described, request: bytes, now: float
+    ) -> None:
         """A new run, in the queue."""
         self._db.write(
-            "INSERT INTO runs (run, name, owner_kind, owner, plan, request, status, created)"
+            "INSERT INTO runs (run, name, owner_kind, owner, described, request, status, created)"
             " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
-            run, name, *owner, plan, request, now,
+            run, name, *owner, encode(described), request, now,
         )  # fmt: skip
 
     def get(self, run: str) -> Record | None:
@@ -161,14 +164,14 @@ class RunTable:
 
 
 _COLUMNS: Final = (
-    "run, name, owner_kind, owner, plan, request, status, cause, party, remedy, round, created, started, ended, attempt,"
+    "run, name, owner_kind, owner, described, request, status, cause, party, remedy, round, created, started, ended, attempt,"
     " tag, size, inline, blob"
 )
 
 
 def _record(run: str, name: str, kind: str, owner: str, *rest: Any) -> Record:
-    plan, request, status, cause, party, remedy, round, created, started, ended, attempt, *body = rest
+    described, request, status, cause, party, remedy, round, created, started, ended, attempt, *body = rest
     return Record(
-        run, name, (kind, owner), plan, request, status, cause, party, remedy, round, created, started, ended, attempt,
+        run, name, (kind, owner), decode(described, Described), request, status, cause, party, remedy, round, created, started, ended, attempt,
         Body(*body) if body[0] else None,
     )  # fmt: skip

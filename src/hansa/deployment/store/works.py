@@ -8,8 +8,8 @@ from typing import final
 
 from hansa.deployment.packets import MAX_PACKET, Start
 from hansa.deployment.store.database import Database
-from hansa.deployment.worker.frames import Body
-from hansa.message import decode
+from hansa.deployment.worker.frames import Body, Described
+from hansa.message import decode, encode
 
 
 @final
@@ -36,9 +36,19 @@ class WorkTable:
         """The hub asks; a further attempt at a run takes the place of the one before."""
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
-            " state = 'offered', reason = '', offer = excluded.offer, start = NULL, since = excluded.since",
+            " state = 'offered', reason = '', offer = excluded.offer, described = NULL, start = NULL,"
+            " since = excluded.since",
             run, offer, now,
         )  # fmt: skip
+
+    def described(self, run: str) -> Described | None:
+        """What the plan of a run is, if it could be read here."""
+        rows = self._db.read("SELECT described FROM works WHERE run = ?", run)
+        return decode(rows[0][0], Described) if rows and rows[0][0] is not None else None
+
+    def describe(self, run: str, described: Described) -> None:
+        """Keep what the plan of a run is."""
+        self._db.write("UPDATE works SET described = ? WHERE run = ?", encode(described), run)
 
     def started(self, run: str, start: bytes) -> None:
         """The run begins."""

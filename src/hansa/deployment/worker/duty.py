@@ -9,7 +9,8 @@ from typing import Any, final
 import numpy as np
 
 from hansa import plan as plans
-from hansa.deployment.worker.frames import Setup, Unusable
+from hansa.deployment.terms import terms_of
+from hansa.deployment.worker.frames import Described, RoleTerms, Setup, Unusable
 from hansa.deployment.worker.party import MOST_TEXT, Resident, Surroundings
 from hansa.errors import ConfigError, HansaError, nearest
 from hansa.examples import Examples, Shard
@@ -41,6 +42,28 @@ class Duty:
         """
         key = Key.root(self.plan.seed)
         return Resident(self.setup, self.role, self.shard, self.rosters, key, around)
+
+
+def describe(text: str) -> Described | Unusable:
+    """What the plan in ``text`` is; or why it cannot be used here."""
+    try:
+        # A table for simulations may stand beside a plan; it is not part of it.
+        plan, _ = plans.parse(text, {"simulation": Mapping[str, Any]})
+        roles = plan.protocol.roles(plan.learner, plan.aggregation)
+        terms = terms_of(plan)
+    except Exception as error:
+        said = str(error) if isinstance(error, HansaError) else f"plan: {type(error).__name__}: {error}"
+        return Unusable(said[:MOST_TEXT])
+    if sum(role.many for role in roles.values()) != 1:
+        return Unusable("plan: a network runs protocols in which exactly one role owns the data")
+    return Described(
+        plan=plan.to_toml(),
+        name=plan.name,
+        terms=terms,
+        roles={name: RoleTerms(role.many, role.starts) for name, role in roles.items()},
+        rounds=None if terms.rounds is None else int(terms.rounds),
+        classes={kind.tag: kind.discloses for role in roles.values() for kind in role.receives},
+    )
 
 
 def duty(setup: Setup, load: Load) -> Duty:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, final
 
 import msgspec
 
+from hansa.deployment.terms import Terms
 from hansa.message import Message
 from hansa.params import Params
 
@@ -53,6 +54,54 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["took", "woke", "expired", "computed"]
     time: float
     letter: int = 0
+
+
+class Describe(Message, frozen=True):
+    """Asks what a plan is, before any party is set up: reading it imports what it names, which an owner does not."""
+
+    tag = "hansa.worker.describe/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    plan: str
+
+
+class RoleTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A role, as far as an owner must know it. See :class:`hansa.protocol.Role`."""
+
+    many: bool
+    starts: bool
+
+
+class Described(Message, frozen=True):
+    """What a plan is.
+
+    Args:
+        plan: in the form that all machines give it.
+        name: the plan's own, for people.
+        terms: what it asks of a party.
+        roles: its protocol's.
+        rounds: how many at most, where the protocol says it.
+        classes: for each class of message that a role receives, what it discloses.
+    """
+
+    tag = "hansa.worker.described/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    plan: str
+    name: str
+    terms: Terms
+    roles: dict[str, RoleTerms]
+    rounds: int | None
+    classes: dict[str, str]
+
+    @property
+    def many(self) -> str:
+        """The role of the parties that own the data."""
+        return next(name for name, role in self.roles.items() if role.many)
+
+    def role_of(self, party: str) -> str:
+        """The role that a party of this name has."""
+        return party if party in self.roles and not self.roles[party].many else self.many
 
 
 class Setup(Message, frozen=True):
@@ -228,8 +277,10 @@ class Unusable(Message, frozen=True):
     reason: str
 
 
-TO_WORKER: tuple[type[Message], ...] = (Setup, Letter)
-FROM_WORKER: tuple[type[Message], ...] = (Ready, Began, Stepped, Sent, Saved, Dropped, Ended, Failed, Unusable)
+TO_WORKER: tuple[type[Message], ...] = (Describe, Setup, Letter)
+FROM_WORKER: tuple[type[Message], ...] = (
+    Described, Ready, Began, Stepped, Sent, Saved, Dropped, Ended, Failed, Unusable,
+)  # fmt: skip
 
 
 @final

@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, final
 
-from hansa.deployment.worker.duty import Load, duty, unusable
-from hansa.deployment.worker.frames import Heard, Letter, Setup
+from hansa.deployment.worker.duty import Load, describe, duty, unusable
+from hansa.deployment.worker.frames import Described, Heard, Letter, Setup, Unusable
 from hansa.deployment.worker.party import Resident, Surroundings
+from hansa.errors import ConfigError
 from hansa.message import Message
 
 
@@ -27,6 +28,17 @@ class InlineWorkers:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._started: set[InlineWorker] = set()
+
+    async def describe(self, plan: str) -> Described:
+        """What a plan is.
+
+        Raises:
+            ConfigError: it cannot be used here; says why.
+        """
+        found = describe(plan)
+        if isinstance(found, Unusable):
+            raise ConfigError(found.reason)
+        return found
 
     async def start(self, setup: Setup, heard: Heard) -> InlineWorker:
         """Start one party's programs."""

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
 from hansa.deployment.worker import pipe
-from hansa.deployment.worker.frames import FROM_WORKER, Heard, Letter, Lost, Setup
-from hansa.errors import MessageError, StoreError
+from hansa.deployment.worker.frames import FROM_WORKER, Describe, Described, Heard, Letter, Lost, Setup, Unusable
+from hansa.errors import ConfigError, MessageError, StoreError
 from hansa.message import decode
 
 COMMAND: Final = (sys.executable, "-m", "hansa.deployment.worker")
@@ -27,6 +27,8 @@ PASSED_ON: Final = (
     "CUDA_VISIBLE_DEVICES", "HF_HOME", "SSL_CERT_FILE",
 )  # fmt: skip
 """The variables of the owner's environment that a worker sees; the others may be secrets."""
+READING: Final = 120.0
+"""Seconds that reading a plan may take; importing a large library takes some of them."""
 _BUFFER: Final = 1 << 20
 _AT_ONCE: Final = 64
 """Words heard before the owner's other tasks have a turn: a buffer holds thousands."""
@@ -67,6 +69,31 @@ class Workers:
         while len(self._waiting) < self._spares:
             self._waiting.append(asyncio.get_running_loop().create_task(self._spawn()))
 
+    async def describe(self, plan: str) -> Described:
+        """What a plan is.
+
+        Raises:
+            ConfigError: it cannot be used here; says why.
+            StoreError: no process can be started.
+        """
+        child = await self._child()
+        try:
+            async with asyncio.timeout(READING):
+                pipe.write(child.writer, Describe(plan))
+                frame = await pipe.read(child.reader)
+            found = None if frame is None else decode(frame, (Described, Unusable))
+        except (TimeoutError, MessageError):
+            found = None
+        if isinstance(found, Described):
+            # It has imported what such plans need, so it is the best of spares.
+            self._waiting.insert(0, _done(child))
+            return found
+        child.kill()
+        await child.ended()
+        if isinstance(found, Unusable):
+            raise ConfigError(found.reason)
+        raise ConfigError(f"the plan ended the process that read it, or took it longer than {READING:g} s")
+
     async def start(self, setup: Setup, heard: Heard) -> Worker:
         """Start one party's programs.
 
@@ -77,8 +104,7 @@ class Workers:
         Raises:
             StoreError: no process can be started.
         """
-        self._waiting = [task for task in self._waiting if _useful(task)]
-        child = await (self._waiting.pop(0) if self._waiting else self._spawn())
+        child = await self._child()
         worker = Worker(child, setup, heard, self._started.discard)
         self._started.add(worker)
         self.warm()
@@ -94,6 +120,11 @@ class Workers:
                 child.kill()
                 await child.ended()
                 child.writer.close()
+
+    async def _child(self) -> _Child:
+        """A spare process, or a new one."""
+        self._waiting = [task for task in self._waiting if _useful(task)]
+        return await (self._waiting.pop(0) if self._waiting else self._spawn())
 
     async def _spawn(self) -> _Child:
         ours, theirs = socket.socketpair()
@@ -214,6 +245,13 @@ def _end(status: int) -> str:
         return f"its process was ended by {signal.Signals(-status).name}"
     except ValueError:
         return f"its process was ended by signal {-status}"
+
+
+def _done(child: _Child) -> asyncio.Task[_Child]:
+    async def there() -> _Child:
+        return child
+
+    return asyncio.get_running_loop().create_task(there())
 
 
 def _useful(task: asyncio.Task[_Child]) -> bool:

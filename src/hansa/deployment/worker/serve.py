@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, final
 
 from hansa.deployment.worker import pipe
-from hansa.deployment.worker.duty import EMPTY, Load, duty, unusable
-from hansa.deployment.worker.frames import TO_WORKER, Letter, Setup
+from hansa.deployment.worker.duty import EMPTY, Load, describe, duty, unusable
+from hansa.deployment.worker.frames import TO_WORKER, Describe, Letter, Setup
 from hansa.deployment.worker.party import Surroundings
 from hansa.errors import ConfigError, MessageError
 from hansa.examples import Shard
@@ -60,12 +60,14 @@ def main(arguments: Sequence[str], load: Load | None = None) -> NoReturn:
 
 async def _serve(link: socket.socket, load: Load) -> None:
     reader, writer = await asyncio.open_connection(sock=link, limit=_BUFFER)
-    first = await _next(reader)
-    if not isinstance(first, Setup):
-        raise MessageError("a letter came before the setup")
 
     def say(message: Message) -> None:
         pipe.write(writer, message)
+
+    while isinstance(first := await _next(reader), Describe):
+        say(describe(first.plan))
+    if not isinstance(first, Setup):
+        raise MessageError("a letter came before the setup")
 
     with limit_threads(first.threads):
         try:
