@@ -34,7 +34,7 @@ from hansa.deployment.worker.frames import (
 from hansa.deployment.worker.letters import Opened, opened, read, stored
 from hansa.deployment.worker.past import Diverged, Past
 from hansa.deployment.worker.spool import Spool
-from hansa.errors import ConfigError, DeadlineExpired, MessageError, RunError, StoreError
+from hansa.errors import DeadlineExpired, MessageError, RunError, StoreError
 from hansa.examples import Shard
 from hansa.message import Message, wire_size
 from hansa.params import Params
@@ -307,7 +307,7 @@ class Resident(Party):
     def _failed(self, error: Exception, saved: Body | None) -> Failed:
         known = error if isinstance(error, RunError) else None
         remedy = "" if known is None else known.remedy
-        if isinstance(error, ConfigError) and not self._setup.data and not remedy:
+        if self._role.starts and self.saved is None and not self._setup.data and not remedy:
             remedy = "no data is bound here; where the learner has to see examples to make its model, bind some as the test set"
         return Failed(
             kind=type(error).__name__,
