@@ -48,9 +48,13 @@ class Desk(Protocol):
 @final
 @dataclass
 class _Outgoing:
-    """A lane on which this end sends: what the other side has, and the body under way."""
+    """A lane on which this end sends: what the other side has, and the body under way.
+
+    The other side has ``offset`` bytes of number ``partial``, from an earlier stream or this one.
+    """
 
     sent: int
+    partial: int = 0
     offset: int = 0
     parcel: Parcel | None = None
     data: memoryview | None = None
@@ -97,7 +101,7 @@ class Link:
         received = self.mailbox.lanes(self.peer)
         for run in self._incoming:
             received.setdefault(run, 0)
-        return [Lane(run, seq, self._offset(run, seq + 1)) for run, seq in received.items()]
+        return [Lane(run, seq, *self._partial(run)) for run, seq in received.items()]
 
     async def serve(self, read: Read, write: Write, theirs: Iterable[Lane]) -> str:
         """Send and receive over one stream until it ends; the reason that the other side gave.
@@ -116,7 +120,7 @@ class Link:
         self._lanes.clear()
         self._received.clear()
         for lane in theirs:
-            self._lanes[lane.run] = _Outgoing(lane.received, lane.offset)
+            self._lanes[lane.run] = _Outgoing(lane.received, lane.partial, lane.offset)
             self.mailbox.acknowledged(self.peer, lane.run, lane.received)
         self._turns.extend(self.mailbox.waiting(self.peer))
         self._wake.set()
@@ -143,9 +147,11 @@ class Link:
             self._turns.append(run)
         self._wake.set()
 
-    def _offset(self, run: str, seq: int) -> int:
+    def _partial(self, run: str) -> tuple[int, int]:
         under_way = self._incoming.get(run)
-        return under_way.offset if under_way is not None and under_way.parcel.seq == seq else 0
+        if under_way is None or under_way.draft is None:
+            return 0, 0
+        return under_way.parcel.seq, under_way.offset
 
     async def _writing(self, write: Write) -> str:
         while True:
@@ -179,13 +185,22 @@ class Link:
             body = parcel.body
             if body.inline is None:
                 lane.parcel, lane.data = parcel, memoryview(self.spool.map(body.blob))
-                lane.offset = lane.offset if lane.offset < body.size else 0
+                if lane.partial != parcel.seq or lane.offset >= body.size:
+                    lane.partial, lane.offset = parcel.seq, 0
             else:
-                lane.sent, lane.offset = parcel.seq, 0
+                lane.sent = parcel.seq
             await write(
                 encode(
                     Sending(
-                        run, parcel.seq, parcel.sender, parcel.receiver, parcel.sealed, body.tag, body.size, body.inline
+                        run,
+                        parcel.seq,
+                        parcel.sender,
+                        parcel.receiver,
+                        parcel.sealed,
+                        body.tag,
+                        body.size,
+                        body.inline,
+                        0 if lane.parcel is None else lane.offset,
                     )
                 )
             )
@@ -202,7 +217,7 @@ class Link:
     @staticmethod
     def _passed(lane: _Outgoing) -> None:
         assert lane.parcel is not None
-        lane.sent, lane.offset, lane.parcel, lane.data = lane.parcel.seq, 0, None, None
+        lane.sent, lane.parcel, lane.data = lane.parcel.seq, None, None
 
     async def _reading(self, read: Read) -> str:
         while True:
@@ -251,15 +266,18 @@ class Link:
         if word.size < 1 or not word.run:
             raise MalformedMessage("a large body of no size, or on the lane of control")
         before = self._incoming.get(word.run)
-        if before is not None and before.parcel == parcel and before.draft is not None and not flaw:
-            return  # its pieces go on where they stopped
         if before is not None:
+            known = before.parcel == parcel and before.offset == word.offset and before.draft is not None
+            if known and not flaw:
+                return  # its pieces go on where they stopped
             self._abandon(word.run)
         if flaw:
             # Its pieces may be on the way already; they are passed over.
             self._incoming[word.run] = _Incoming(parcel, None)
             self._arrived(parcel, flaw)
             return
+        if word.offset:
+            raise LinkError(f"{self.peer} goes on at {word.offset} with a body of which nothing is here")
         if len(self._incoming) >= _PARTIAL:
             raise LinkError(f"{self.peer} sends more than {_PARTIAL} large bodies at a time")
         self._incoming[word.run] = _Incoming(parcel, self.spool.draft(word.size))

@@ -40,11 +40,13 @@ class Lane(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         run: the run of the lane; empty for the lane of control.
         received: all parcels up to this number were taken.
-        offset: bytes of the next parcel's body that were received.
+        partial: the number of the parcel whose large body is under way; 0 for none.
+        offset: bytes of that body that were received.
     """
 
     run: str
     received: Count
+    partial: Count = 0
     offset: Count = 0
 
 
@@ -90,7 +92,7 @@ class Welcome(Message, frozen=True):
 
 
 class Sending(Message, frozen=True):
-    """A parcel; where its body is not inline, its pieces follow on this stream, those of other lanes between them.
+    """A parcel; where its body is not inline, its pieces follow on this stream from ``offset``, those of other lanes between.
 
     Args:
         run: the lane; empty for the lane of control.
@@ -100,6 +102,7 @@ class Sending(Message, frozen=True):
         kind: the tag of the message, which an envelope holds inside.
         size: bytes of the body.
         inline: the body, or nil if its pieces follow.
+        offset: where the pieces of a body that is not inline begin.
     """
 
     tag = "hansa.link.sending/1"
@@ -113,6 +116,7 @@ class Sending(Message, frozen=True):
     kind: str
     size: Count
     inline: bytes | None
+    offset: Count = 0
 
 
 class Received(Message, frozen=True):
