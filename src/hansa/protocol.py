@@ -25,7 +25,14 @@ OBSERVER: Final = "observer"
 
 
 class Progress(Message, frozen=True):
-    """What a protocol tells the owner of the run after each round."""
+    """What a protocol tells the owner of the run after each round.
+
+    Args:
+        round: which one; 0 before the first.
+        metrics: averaged over parties, or of a central test set.
+        parties: for each party that was evaluated, its own metrics.
+        note: for people.
+    """
 
     tag = "hansa.progress/1"
     discloses = "a round's averaged metrics, and the metrics of each party that was evaluated, to the owner of the run"
