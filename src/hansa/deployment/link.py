@@ -63,9 +63,10 @@ class _Outgoing:
 @final
 @dataclass
 class _Incoming:
-    """A large body under way to this end; ``draft`` is None for one that was refused."""
+    """A large body under way to this end, and how it was announced; ``draft`` is None for one that was refused."""
 
     parcel: Parcel
+    word: Sending
     draft: Draft | None
     offset: int = 0
 
@@ -98,6 +99,7 @@ class Link:
 
     def lanes(self) -> list[Lane]:
         """How far this end has received each lane; what the first packet of a stream says."""
+        self.database.commit()  # the other side forgets what it is told of
         received = self.mailbox.lanes(self.peer)
         for run in self._incoming:
             received.setdefault(run, 0)
@@ -119,6 +121,8 @@ class Link:
         self._turns.clear()
         self._lanes.clear()
         self._received.clear()
+        for run in [run for run, under_way in self._incoming.items() if under_way.draft is None]:
+            del self._incoming[run]  # nothing more of it comes on a new stream
         for lane in theirs:
             self._lanes[lane.run] = _Outgoing(lane.received, lane.partial, lane.offset)
             self.mailbox.acknowledged(self.peer, lane.run, lane.received)
@@ -141,6 +145,17 @@ class Link:
         """Send a word that is not kept: it is lost with the stream."""
         self._words.append(word)
         self._wake.set()
+
+    def forget(self, run: str) -> None:
+        """A run is over: of its large bodies under way, those that are sent stop here, and those that arrive are refused."""
+        lane = self._lanes.get(run)
+        if lane is not None and lane.parcel is not None:
+            self._passed(lane)
+        under_way = self._incoming.get(run)
+        if under_way is not None and under_way.draft is not None:
+            self._abandon(run)
+            self._incoming[run] = _Incoming(under_way.parcel, under_way.word, None)
+            self._arrived(under_way.parcel, "the run has ended")
 
     def _ready(self, run: str) -> None:
         if run not in self._turns:
@@ -273,14 +288,14 @@ class Link:
             self._abandon(word.run)
         if flaw:
             # Its pieces may be on the way already; they are passed over.
-            self._incoming[word.run] = _Incoming(parcel, None)
+            self._incoming[word.run] = _Incoming(parcel, word, None)
             self._arrived(parcel, flaw)
             return
         if word.offset:
             raise LinkError(f"{self.peer} goes on at {word.offset} with a body of which nothing is here")
-        if len(self._incoming) >= _PARTIAL:
+        if sum(under_way.draft is not None for under_way in self._incoming.values()) >= _PARTIAL:
             raise LinkError(f"{self.peer} sends more than {_PARTIAL} large bodies at a time")
-        self._incoming[word.run] = _Incoming(parcel, self.spool.draft(word.size))
+        self._incoming[word.run] = _Incoming(parcel, word, self.spool.draft(word.size))
 
     def _piece(self, piece: Piece) -> None:
         run = piece.run
@@ -299,12 +314,15 @@ class Link:
             del self._incoming[run]
             blob = under_way.draft.finish()
             body = Body(parcel.body.tag, parcel.body.size, None, blob)
-            self._arrived(Parcel(parcel.run, parcel.seq, parcel.sender, parcel.receiver, parcel.sealed, body), flaw="")
+            # It was long under way, and what was welcome when it began may not be now.
+            flaw = self.desk.admit(self.peer, under_way.word)
+            self._arrived(Parcel(parcel.run, parcel.seq, parcel.sender, parcel.receiver, parcel.sealed, body), flaw)
 
     def _arrived(self, parcel: Parcel, flaw: str) -> None:
         self.mailbox.pin(parcel.body.blob)
-        fresh = self.mailbox.take(self.peer, parcel.run, parcel.seq)
-        if fresh and not flaw:
+        if not self.mailbox.take(self.peer, parcel.run, parcel.seq):
+            flaw = ""  # it was judged when it came first
+        elif not flaw:
             flaw = self.desk.take(self.peer, parcel)
         # Whoever needs the file has said so by now.
         self.mailbox.unpin(parcel.body.blob)

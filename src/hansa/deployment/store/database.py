@@ -58,7 +58,8 @@ MIGRATIONS: Final[Sequence[str]] = (
         inline BLOB, blob TEXT NOT NULL DEFAULT '');
     CREATE TABLE hosts (
         run TEXT NOT NULL, host TEXT NOT NULL, party TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
-        reason TEXT NOT NULL DEFAULT '', finished INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, party));
+        reason TEXT NOT NULL DEFAULT '', address TEXT NOT NULL DEFAULT '', finished INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (run, party));
     CREATE TABLE events (
         number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
         party TEXT NOT NULL, round INTEGER, text TEXT NOT NULL, data BLOB);
@@ -97,6 +98,7 @@ class Database:
         self._waiting: list[Callable[[], None]] = []
         self._open = False
         self._due = False
+        self._failure: StoreError | None = None
         self.failed: Callable[[StoreError], None] | None = None
         try:
             self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -132,7 +134,13 @@ class Database:
         return self._connection.execute(statement, values).fetchall()
 
     def write(self, statement: str, *values: Any) -> int:
-        """Change something in this turn's transaction; the number that the database gave a new row."""
+        """Change something in this turn's transaction; the number that the database gave a new row.
+
+        Raises:
+            StoreError: the disk is full or broken, now or earlier: after a failure nothing is written any more.
+        """
+        if self._failure is not None:
+            raise self._failure
         try:
             if not self._open:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -143,7 +151,9 @@ class Database:
             raise self._lost(error) from None
 
     def after(self, action: Callable[[], None]) -> None:
-        """Call ``action`` when everything written so far is durable: at once if it is."""
+        """Call ``action`` when everything written so far is durable: at once if it is, never if that failed."""
+        if self._failure is not None:
+            return
         if self._open:
             self._waiting.append(action)
         else:
@@ -156,6 +166,8 @@ class Database:
             StoreError: the disk is full or broken; nothing of this turn was kept.
         """
         self._due = False
+        if self._failure is not None:
+            raise self._failure
         if not self._open:
             return
         try:
@@ -187,12 +199,13 @@ class Database:
                 self._due = True
 
     def _turn(self) -> None:
+        if self._failure is not None:
+            return  # whoever wrote was told
         try:
             self.commit()
-        except StoreError as error:
+        except StoreError:
             if self.failed is None:
                 raise
-            self.failed(error)
 
     def _lost(self, error: sqlite3.Error) -> StoreError:
         """What memory holds may now be ahead of the disk, so the process must end and begin again from the disk."""
@@ -200,4 +213,8 @@ class Database:
             self._connection.execute("ROLLBACK")
         self._open = False
         self._waiting.clear()
-        return StoreError(f"{self.path}: {error}; make room on the disk, then start again: nothing accepted is lost")
+        failure = StoreError(f"{self.path}: {error}; make room on the disk, then start again: nothing accepted is lost")
+        self._failure = failure
+        if self.failed is not None:
+            self.failed(failure)
+        return failure
