@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from hansa.deployment import api, packets, wire
+from hansa.deployment.diagnosis import diagnose
 from hansa.deployment.identity.credentials import Credentials
 from hansa.deployment.identity.enrolment import Enrolment
 from hansa.deployment.identity.invitation import Invitation
@@ -97,7 +98,8 @@ async def calling(credentials: Credentials) -> AsyncIterator[Caller]:
     """The hub of whoever these credentials are, at the first of its addresses that answers.
 
     Raises:
-        Unreachable: none does.
+        Unreachable: none does; says why of the last.
+        IdentityError: its certificate or the hub's is not accepted.
     """
     last: HansaError = IdentityError("these credentials name no address of a hub")
     for address in credentials.addresses:
@@ -105,8 +107,10 @@ async def calling(credentials: Credentials) -> AsyncIterator[Caller]:
             caller = Caller(channel, address)
             try:
                 await caller.ask(api.Greet(version("hansa"), packets.PROTOCOL), api.Greeting, 10.0)
-            except Unreachable as error:
-                last = error
+            except Unreachable:
+                last = await diagnose(
+                    address, credentials.authority_pem, credentials.certificate.pem, credentials.tls_key_pem
+                )
                 continue
             yield caller
             return
@@ -128,8 +132,8 @@ async def join(home: Path, invitation: Invitation, now: float) -> Credentials:
         ) as channel:
             try:
                 certified = await Caller(channel, address).ask(api.Enrol(enrolment.request()), api.Certified)
-            except Unreachable as error:
-                last = error
+            except Unreachable:
+                last = await diagnose(address, invitation.authority_pem, invitation.certificate.pem, invitation.key_pem)
                 continue
             return enrolment.finish(certified.certificate, now)
     raise last
