@@ -54,10 +54,8 @@ def create(home: Path, federation: str, operator: str, settings: HubSettings, no
     Raises:
         IdentityError: there is a federation already, or a name cannot be used.
     """
+    party_name(operator, "operator's name")
     authority = Authority.create(home / "authority", party_name(federation, "federation"), now)
-    key, sealing = make_tls_key(), SealingKeys.make()
-    pem = authority.issue_hub(key.public_key(), sealing.public, now, settings.certificates.hub)
-    Credentials.save_new(home, authority.certificate_pem, pem, key, sealing, (), now)
     with contextlib.closing(Database(home / "hub.db")) as database, database.at_once():
         key, sealing = make_tls_key(), SealingKeys.make()
         request = read_request(make_request(operator, key, sealing))
@@ -66,6 +64,10 @@ def create(home: Path, federation: str, operator: str, settings: HubSettings, no
         MemberTable(database).certified(operator, "operator", certificate.serial, pem, now)
     address = str(settings.address or settings.listen)
     Credentials.save_new(home / "operator", authority.certificate_pem, pem, key, sealing, (address,), now)
+    # Last, because a home with the hub's identity is a federation: one that nobody can operate must not look like one.
+    key, sealing = make_tls_key(), SealingKeys.make()
+    pem = authority.issue_hub(key.public_key(), sealing.public, now, settings.certificates.hub)
+    Credentials.save_new(home, authority.certificate_pem, pem, key, sealing, (), now)
 
 
 @final
@@ -412,13 +414,3 @@ class _Stream:
 
 
 _OVER: Final = "the run is not running, or has no such party"
-
-
-def require_version(hello: Hello) -> None:
-    """Go on only with somebody whose protocol this program speaks.
-
-    Raises:
-        VersionMismatch: it is too old or too new.
-    """
-    if hello.protocol < packets.OLDEST or hello.oldest > packets.PROTOCOL:
-        raise packets.mismatch(hello.protocol, hello.oldest, hello.software)

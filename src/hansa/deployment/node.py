@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
 
-import grpc
-import grpc.aio
-
 from hansa.deployment import api, packets, wire
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.dial import calling
+from hansa.deployment.envelopes import Envelopes
 from hansa.deployment.host import Host, Work, Workers
-from hansa.deployment.identity.certificates import read
 from hansa.deployment.identity.credentials import Credentials
-from hansa.deployment.identity.keys import SealingPublic, make_tls_key
+from hansa.deployment.identity.keys import make_tls_key
 from hansa.deployment.identity.request import make_request
 from hansa.deployment.link import Link
 from hansa.deployment.logs import Log
@@ -33,7 +30,6 @@ from hansa.deployment.packets import (
     Answer,
     End,
     Finished,
-    Hello,
     Offer,
     Recall,
     Refused,
@@ -43,10 +39,10 @@ from hansa.deployment.packets import (
     Trouble,
     Welcome,
 )
+from hansa.deployment.peers import Peers
 from hansa.deployment.policy import RunRequest, check
-from hansa.deployment.sealing import Envelope, open_sealed, read_header, seal
-from hansa.deployment.sealing import Sequence as Order
 from hansa.deployment.settings import NodeSettings
+from hansa.deployment.standing import dialled
 from hansa.deployment.store import Database, Journal, Mailbox, Parcel, WorkTable
 from hansa.deployment.worker.frames import Body, Described, Failed
 from hansa.deployment.worker.spool import Spool
@@ -55,10 +51,8 @@ from hansa.errors import (
     HansaError,
     IdentityError,
     MessageError,
-    SealError,
     StoreError,
     TrustError,
-    Unreachable,
     VersionMismatch,
 )
 from hansa.message import decode, encode
@@ -125,7 +119,6 @@ class Node:
                 f"{home} holds the identity of the {self.credentials.identity.kind} '{self.name}', which is no node; "
                 f"a node joins by an invitation of its own"
             )
-        self.pins = self.credentials.pins()
         self.database = Database(home / "node.db")
         self.spool = Spool(home / "spool")
         self.mailbox = Mailbox(self.database, self.spool)
@@ -140,9 +133,14 @@ class Node:
         self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST)
         self.connected = asyncio.Event()
         self._instance = secrets.token_hex(16)
+        self.envelopes = Envelopes(lambda: self.credentials, self.mailbox, self.spool, clock)
+        self.peers = Peers(
+            self.database, self.mailbox, self.spool, self, lambda: self.credentials, self._together, self._instance, log,
+            clock,
+        )  # fmt: skip
         self._seats: dict[str, Work] = {}
         self._offers: dict[str, Offer] = {}
-        self._sealing: dict[tuple[str, str], SealingPublic] = {}
+        self._addresses: dict[str, Mapping[str, str]] = {}
         self._discloses: dict[str, dict[str, str]] = {}
         self._limits: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Future[None]] = set()
@@ -155,6 +153,8 @@ class Node:
         """Go on with what was under way."""
         with self.database.at_once():
             self.mailbox.sweep()
+        if self.settings.listen is not None:
+            await self.peers.listen(self.settings.listen)
         for work in self.works.all(("started",)):
             self._begin(work.run)
         self._look()
@@ -198,48 +198,30 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.peers.close()
         await self.host.close()
         self.database.close()
         self.audit.close()
 
     async def _connect(self, address: str) -> None:
-        """One stream, from its beginning to its end."""
+        """One stream to the hub, from its beginning to its end."""
         async with wire.channel_of(self.credentials, address) as channel:
-            call: wire.Stream = channel.stream_stream(wire.LINK)()
-            read = wire.reader(call.read)
             try:
-                hello = Hello(packets.PROTOCOL, packets.OLDEST, SOFTWARE, self._instance, self.link.lanes())
-                await call.write(encode(hello))
-                first = await read()
-                if first is None:
-                    raise wire.translated(_ended(await call.code(), await call.details()), address)
-                welcome = decode(first, Welcome, packets.MAX_PACKET)
-                self._met(welcome, address)
-                try:
-                    reason = await self.link.serve(read, call.write, welcome.lanes)
-                finally:
-                    self.connected.clear()
-                    self.metrics.link_connected.set(0)
-                self.log.info("link closed", peer=HUB, reason=reason or None)
-                code = await call.code() if call.done() else grpc.StatusCode.OK
-                if code is not grpc.StatusCode.OK:
-                    raise wire.translated(_ended(code, await call.details()), address)
-            except grpc.aio.AioRpcError as error:
-                raise wire.translated(error, address) from None
-            except asyncio.InvalidStateError as error:
-                raise Unreachable(f"the hub at {address} cannot be reached: {error}") from None
+                reason = await dialled(channel, wire.LINK, address, self._instance, self.link, self._met)
             finally:
-                call.cancel()
+                self.connected.clear()
+                self.metrics.link_connected.set(0)
+            self.log.info("link closed", peer=HUB, reason=reason or None)
 
-    def _met(self, welcome: Welcome, address: str) -> None:
+    def _met(self, welcome: Welcome) -> None:
         if welcome.federation != self.credentials.identity.federation:
-            raise IdentityError(f"the hub at {address} is of the federation '{welcome.federation}', not of ours")
+            raise IdentityError(f"that hub is of the federation '{welcome.federation}', not of ours")
         apart = welcome.time - self.clock()
         if abs(apart) > CLOCKS:
             self.log.warning("clocks differ", peer=HUB, seconds=round(apart, 1))
         self.connected.set()
         self.metrics.link_connected.set(1)
-        self.log.info("connected", peer=HUB, address=address, software=welcome.software)
+        self.log.info("connected", peer=HUB, software=welcome.software)
 
     async def _renewing(self) -> None:
         """Renew the certificate in time, again and again."""
@@ -272,10 +254,12 @@ class Node:
     def admit(self, peer: str, sending: Sending) -> str:
         """See :class:`hansa.deployment.link.Desk`."""
         if not sending.run:
-            return "" if sending.inline is not None else "control is never large"
+            return "" if sending.inline is not None and peer == HUB else "control is the hub's, and never large"
         work = self._seats.get(sending.run)
         if work is None or work.hosts.get(sending.receiver) != self.name or sending.sender not in work.hosts:
             return "this node takes no part in that run, or has no such party"
+        if self._way(sending.run, work.hosts[sending.sender]) != peer:
+            return "a message of that party does not come this way"
         if sending.sealed != (work.hosts[sending.sender] != HUB):
             return "a message of another party must be sealed, and one of the hub must not"
         return ""
@@ -289,7 +273,7 @@ class Node:
                 self._control(decode(parcel.body.inline or b"", packets.TO_NODE, packets.MAX_PACKET))
                 return ""
             work = self._seats[parcel.run]
-            body = self._opened(work, parcel) if parcel.sealed else parcel.body
+            body = self.envelopes.opened(work, parcel) if parcel.sealed else parcel.body
         except (TrustError, MessageError) as error:
             self.metrics.refusals.add(type(error).__name__)
             self.log.warning("message refused", peer=peer, run=parcel.run or None, reason=str(error))
@@ -320,8 +304,7 @@ class Node:
                 self._spawn(self._end(word))
         elif isinstance(word, Recall):
             for name in word.names:
-                for key in [key for key in self._sealing if key[1] == name]:
-                    del self._sealing[key]
+                self.envelopes.recall(name)
             self.audit.append("recalled", names=list(word.names))
 
     # Taking part.
@@ -369,7 +352,7 @@ class Node:
             described = await self._workers.describe(offer.plan)
             self.works.describe(run, described)
             reason = self._objection(offer, described)
-            self._pin(offer)
+            self.envelopes.pin(run, offer.certificates)
         except HansaError as error:
             reason = str(error)
         if self._attempt(run) != offer.attempt or self.works.state(run) != "looked at":
@@ -379,7 +362,7 @@ class Node:
         if reason:
             self._answer(offer, "refused", reason)
         elif manual:
-            self._answer(offer, "pending", f"ask its owner: hansa approve {run}")
+            self._answer(offer, "pending", f"hansa approve {run}")
         else:
             self._answer(offer, "accepted", "")
 
@@ -402,20 +385,11 @@ class Node:
             return f"no data called {offer.data!r} are bound here"
         return ""
 
-    def _pin(self, offer: Offer) -> None:
-        """Keep the sealing keys of everybody in the run; keys that changed since they were first seen are refused."""
-        for name, pem in offer.certificates.items():
-            certificate = read(pem.encode(), self.credentials.authority_pem, self.clock())
-            who = certificate.identity
-            if who.name != name or who.kind not in ("node", "hub") or certificate.sealing is None:
-                raise IdentityError(f"the certificate given for '{name}' is that of {who}")
-            self.pins.pin(name, certificate.sealing)
-            self._sealing[offer.run, name] = certificate.sealing
-
     def _answer(self, offer: Offer, verdict: str, reason: str) -> None:
         self.works.set(offer.run, verdict, reason)
         self.log.info("answered", run=offer.run, verdict=verdict, reason=reason or None)
-        self._say(Answer(offer.run, offer.attempt, verdict, reason))
+        address = self.settings.address or self.peers.address
+        self._say(Answer(offer.run, offer.attempt, verdict, reason, "" if address is None else str(address)))
 
     def _begin(self, run: str) -> None:
         """Take up this node's part, from the beginning or from where it stood."""
@@ -423,7 +397,7 @@ class Node:
         if start is None or described is None:
             return
         try:
-            self._pin(offer)
+            self.envelopes.pin(run, offer.certificates)
         except HansaError as error:
             self._say(Trouble(run, offer.attempt, self.name, type(error).__name__, str(error), fatal=True))
             return
@@ -436,14 +410,17 @@ class Node:
             {party: host for party, host in offer.hosts.items() if party in parties},
             {} if bound is None else bound.plain(),
         )  # fmt: skip
-        self._seats[run] = work
+        self._seats[run], self._addresses[run] = work, start.addresses
         self.host.begin(work)
+        self.peers.meet(self.name, start.addresses, set(work.hosts.values()) - {HUB})
         seconds = self.settings.limits.run
         self._limits[run] = asyncio.get_running_loop().call_later(seconds, self._overdue, work)
 
     async def _end(self, word: End) -> None:
         run = word.run
         self._seats.pop(run, None)
+        self._addresses.pop(run, None)
+        self.envelopes.forget(run)
         timer = self._limits.pop(run, None)
         if timer is not None:
             timer.cancel()
@@ -474,7 +451,7 @@ class Node:
         host = work.hosts[receiver]
         kept = body
         if host != HUB:
-            kept = self._sealed(work, sender, receiver, host, body)
+            kept = self.envelopes.sealed(work, sender, receiver, body)
             self.mailbox.pin(kept.blob)
         self.audit.sent(
             run=work.run,
@@ -485,7 +462,7 @@ class Node:
         )
         self.metrics.messages.add("out", body.tag)
         self.metrics.bytes.add("out", by=kept.size)
-        self.mailbox.put(HUB, work.run, sender, receiver, kept, sealed=host != HUB)
+        self.mailbox.put(self._way(work.run, host), work.run, sender, receiver, kept, sealed=host != HUB)
         if kept is not body:
             self.mailbox.unpin(kept.blob)
 
@@ -506,49 +483,15 @@ class Node:
         word = Trouble(work.run, work.attempt, party, failed.kind, failed.what, failed.round, failed.remedy, fatal)
         self._say(word)
 
-    def _sealed(self, work: Work, sender: str, receiver: str, host: str, body: Body) -> Body:
-        theirs = self._sealing.get((work.run, host))
-        if theirs is None:
-            raise SealError(f"the keys of '{host}' are not known, or were recalled; nothing is sent to it")
-        label = _label(work)
-        number = self.mailbox.number(label, sender, receiver)
-        envelope = Envelope(
-            self.credentials.identity.federation, label, self.name, host, sender, receiver, body.tag, number
-        )
-        mine = self.credentials.sealing
-        if body.inline is not None:
-            sealed = seal(envelope, body.inline, mine, theirs)
-            return Body(body.tag, len(sealed), sealed)
-        name = self.spool.fresh()
-        seal(envelope, self.spool.path(body.blob), mine, theirs, to=self.spool.path(name))
-        return Body(body.tag, self.spool.path(name).stat().st_size, None, name)
-
-    def _opened(self, work: Work, parcel: Parcel) -> Body:
-        host = work.hosts[parcel.sender]
-        theirs = self._sealing.get((work.run, host))
-        if theirs is None:
-            raise SealError(f"the keys of '{host}' are not known, or were recalled; nothing is taken from it")
-        label = _label(work)
-        last = self.mailbox.last_number(label, parcel.sender, parcel.receiver)
-        body = parcel.body
-        source = body.inline if body.inline is not None else self.spool.path(body.blob)
-        Order(last + 1).accept(read_header(source).envelope.sequence)
-        envelope = Envelope(
-            self.credentials.identity.federation, label, host, self.name, parcel.sender, parcel.receiver, body.tag,
-            last + 1,
-        )  # fmt: skip
-        mine = self.credentials.sealing
-        if isinstance(source, bytes):
-            frame = open_sealed(source, envelope, mine, theirs)
-            opened = Body(body.tag, len(frame), frame)
-        else:
-            name = self.spool.fresh()
-            open_sealed(source, envelope, mine, theirs, to=self.spool.path(name), limit=packets.LARGEST)
-            opened = Body(body.tag, self.spool.path(name).stat().st_size, None, name)
-        self.mailbox.number(label, parcel.sender, parcel.receiver)
-        return opened
-
     # Small things.
+
+    def _way(self, run: str, host: str) -> str:
+        """To whom a message for another machine is given: to that machine, or to the hub."""
+        return host if host != HUB and Peers.direct(self.name, host, self._addresses.get(run, {})) else HUB
+
+    def _together(self, other: str) -> bool:
+        """Whether another node is in a run with this one."""
+        return any(other in work.hosts.values() for work in self._seats.values())
 
     def _say(self, word: Answer | Report | Trouble | Finished) -> None:
         self.mailbox.put(HUB, "", "", "", packets.control(word))
@@ -577,13 +520,3 @@ class Node:
     def _break(self, error: StoreError) -> None:
         if not self._broken.done():
             self._broken.set_result(error)
-
-
-def _label(work: Work) -> str:
-    """What envelopes call a run: each attempt counts its letters anew."""
-    return f"{work.run}/{work.attempt}"
-
-
-def _ended(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
-    empty = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(code, empty, empty, details=details)

@@ -258,6 +258,7 @@ class Answer(Message, frozen=True):
         run, attempt: of the offer.
         verdict: "accepted", "refused", or "pending": its owner has been asked, and another answer will follow.
         reason: the line of its policy, or whom to ask.
+        address: where other nodes may dial this one, ``host:port``; empty for nowhere.
     """
 
     tag = "hansa.control.answer/1"
@@ -267,6 +268,7 @@ class Answer(Message, frozen=True):
     attempt: Count
     verdict: str
     reason: str = ""
+    address: str = ""
 
 
 class Start(Message, frozen=True):
@@ -275,14 +277,16 @@ class Start(Message, frozen=True):
     Args:
         run, attempt: of the offer.
         roles: for each role, the parties that take part, in their order.
+        addresses: of the nodes that said one: these and the others talk directly.
     """
 
     tag = "hansa.control.start/1"
-    discloses = "who takes part in a run"
+    discloses = "who takes part in a run, and where they may be dialled"
 
     run: str
     attempt: Count
     roles: dict[str, tuple[str, ...]]
+    addresses: dict[str, str] = {}
 
 
 class End(Message, frozen=True):

@@ -25,6 +25,7 @@ from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import Answer, End, Finished, Offer, Report, Start, Trouble
 from hansa.deployment.policy import asker
+from hansa.deployment.quantity import Address
 from hansa.deployment.settings import HubSettings
 from hansa.deployment.store import ACTIVE, TERMINAL, Database, Journal, Mailbox, MemberTable, Record, RunTable, Seat
 from hansa.deployment.worker.frames import Body, Described, Failed, RoleTerms
@@ -282,7 +283,11 @@ class Runs:
             if word.verdict == "accepted" and record.status == "running":
                 self._control(node, End(record.run, record.attempt, "left out", "the run began without this party"))
             return
-        self.table.answered(record.run, node, word.verdict, word.reason)
+        try:
+            address = str(Address.of(word.address)) if word.address else ""
+        except ConfigError:
+            address = ""  # a machine that cannot say where it is cannot be dialled
+        self.table.answered(record.run, node, word.verdict, word.reason, address)
         text = f"{node} {_SAID[word.verdict]}" + (f": {word.reason}" if word.reason else "")
         self._tell(record.run, "answer", text, party=node)
         self._consider(record.run)
@@ -319,7 +324,8 @@ class Runs:
         self.table.set(run, status="running", started=now)
         self._tell(run, "status", f"runs with {len(accepted)} parties")
         hosts = {seat.party: seat.host for seat in (*single, *accepted)}
-        start = Start(run, record.attempt, _roles(plan, hosts))
+        addresses = {seat.host: seat.address for seat in (*single, *accepted) if seat.address}
+        start = Start(run, record.attempt, _roles(plan, hosts), addresses)
         for machine in dict.fromkeys(seat.host for seat in seats):
             if machine == HUB:
                 continue

@@ -13,12 +13,13 @@ import grpc.aio
 
 from hansa.deployment import api, packets, wire
 from hansa.deployment.authorization import Object, allow, may, refuse
-from hansa.deployment.hub import SOFTWARE, Hub, require_version
+from hansa.deployment.hub import SOFTWARE, Hub
 from hansa.deployment.identity.certificates import Certificate
-from hansa.deployment.packets import Hello, Welcome
+from hansa.deployment.packets import Welcome
 from hansa.deployment.quantity import Address
 from hansa.deployment.rates import Rates
 from hansa.deployment.report import write_run
+from hansa.deployment.standing import greeted
 from hansa.deployment.store import TERMINAL, Record
 from hansa.errors import ConfigError, HansaError, IdentityError, LinkError, NotAuthorized
 from hansa.message import Message, decode, encode
@@ -115,8 +116,7 @@ class Service:
             if self._hub.nodes() >= self._hub.settings.limits.connections:
                 raise LinkError(f"the hub has {self._hub.nodes()} nodes connected, which is its limit")
             self._streams.count(_address(context), "streams")
-            hello = await self._hello(context)
-            require_version(hello)
+            hello = await greeted(wire.reader(context.read))
             hub, task, closed = self._hub, asyncio.current_task(), ""
             assert task is not None
 
@@ -134,16 +134,6 @@ class Service:
                     if not closed:
                         raise  # it was the node that left
                     raise LinkError(closed) from None
-
-    async def _hello(self, context: Context) -> Hello:
-        try:
-            async with asyncio.timeout(GREETING):
-                packet = await wire.reader(context.read)()
-        except TimeoutError:
-            raise LinkError(f"nothing was said within {GREETING:g} s") from None
-        if packet is None:
-            raise LinkError("nothing was said")
-        return decode(packet, Hello, packets.MAX_PACKET)
 
     async def _answer(self, who: Certificate, word: Message, address: str) -> Message:
         hub, identity = self._hub, who.identity

@@ -56,13 +56,17 @@ SERVER_OPTIONS: Final = (
     # A visitor that never finishes its handshake is shown out.
     ("grpc.server_handshake_timeout_ms", 10_000),
 )
-CLIENT_OPTIONS: Final = (
+_CLIENT: Final = (
     *_SHARED,
-    ("grpc.ssl_target_name_override", HUB_TLS_NAME),
     # The caller decides when to dial again, and is told at once that nobody answers.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+
+
+def client_options(name: str) -> tuple[tuple[str, Any], ...]:
+    """The options of whoever dials the machine that is called ``name`` in TLS."""
+    return (*_CLIENT, ("grpc.ssl_target_name_override", name))
 
 
 def channel(address: str, authority_pem: bytes, certificate_pem: bytes, key_pem: bytes) -> grpc.aio.Channel:
@@ -74,7 +78,7 @@ def channel(address: str, authority_pem: bytes, certificate_pem: bytes, key_pem:
         certificate_pem, key_pem: who calls.
     """
     credentials = grpc.ssl_channel_credentials(authority_pem, key_pem, certificate_pem)
-    return grpc.aio.secure_channel(address, credentials, options=CLIENT_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=client_options(HUB_TLS_NAME))
 
 
 def channel_of(credentials: Credentials, address: str) -> grpc.aio.Channel:
@@ -127,12 +131,12 @@ def translated(error: grpc.aio.AioRpcError, address: str) -> HansaError:
     """A failed call as an error of Hansa's."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unreachable(f"the hub at {address} cannot be reached: {_plainly(details)}")
+        return Unreachable(f"{address} cannot be reached: {_plainly(details)}")
     if code is grpc.StatusCode.ABORTED:
         return named(details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return LinkError(f"the hub at {address} has no room for this now: {details}")
-    return LinkError(f"the hub at {address} broke off: {code.name.lower().replace('_', ' ')}: {details}")
+        return LinkError(f"{address} has no room for this now: {details}")
+    return LinkError(f"{address} broke off: {code.name.lower().replace('_', ' ')}: {details}")
 
 
 def _plainly(details: str) -> str:

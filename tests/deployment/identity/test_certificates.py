@@ -23,6 +23,7 @@ from hansa.deployment.identity.certificates import (
     read,
     read_anchor,
     read_undated,
+    tls_name,
 )
 from hansa.deployment.identity.keys import SealingKeys, make_tls_key, private_pem, tls_key_from_pem
 from hansa.deployment.identity.names import Identity
@@ -145,11 +146,14 @@ SWAPS: dict[str, tuple[int, x509.ExtensionType, bool]] = {
     "usage not critical": (USAGE, usage(digital_signature=True), False),
     "a node that serves": (PURPOSE, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
     "any purpose": (PURPOSE, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), False),
-    "two purposes": (
+    "a node that only calls": (PURPOSE, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
+    "purposes in another order": (
         PURPOSE,
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
         False,
     ),
+    "another node's DNS name": (NAMES, alt(uri(NODE.uri), x509.DNSName(tls_name("hospital-b"))), False),
+    "no DNS name": (NAMES, alt(uri(NODE.uri)), False),
     "the hub's DNS name": (NAMES, alt(uri(NODE.uri), x509.DNSName(HUB_TLS_NAME)), False),
     "a DNS name": (NAMES, alt(uri(NODE.uri), x509.DNSName("example.org")), False),
     "two URIs": (NAMES, alt(uri(NODE.uri), uri("hansa://hearts/operator/boss")), False),

@@ -8,8 +8,8 @@ extension            critical content
 ==================== ======== =================================================================================
 basicConstraints     yes      not a CA
 keyUsage             yes      digitalSignature
-extendedKeyUsage     no       serverAuth for the hub, clientAuth for everybody else
-subjectAltName       no       one URI, ``hansa://<federation>/<kind>/<name>``; for the hub also its DNS name in TLS
+extendedKeyUsage     no       serverAuth for the hub, both for a node, clientAuth for everybody else
+subjectAltName       no       one URI, ``hansa://<federation>/<kind>/<name>``; for hub and node also a name in TLS
 authorityKeyIdentif. no       of the authority's key (RFC 5280, section 4.2.1.2, method 1)
 SEALING_KEYS         no       64 bytes: Ed25519 and X25519 public keys; absent in an invitation
 ==================== ======== =================================================================================
@@ -39,6 +39,8 @@ from hansa.errors import IdentityError
 
 HUB_TLS_NAME: Final = "hub.hansa.invalid"
 """The hub's name in TLS wherever it stands; clients override the target's name with it. RFC 2606 keeps it out of the DNS."""
+NODE_TLS_ZONE: Final = "node.hansa.invalid"
+"""The zone of the names by which other nodes dial a node; see :func:`tls_name`."""
 BACKDATE: Final = 2 * 3600.0
 """Seconds by which a certificate begins before it is issued, for clocks that are behind."""
 HANSA_ARC: Final = "2.25.312317967701856387344952328474409365179"
@@ -186,21 +188,34 @@ def member_extensions(
     identity: Identity, sealing: SealingPublic | None, authority: ec.EllipticCurvePublicKey
 ) -> list[x509.Extension[x509.ExtensionType]]:
     """The extensions of a certificate for ``identity``: what the authority writes, and what a reader expects."""
-    hub = identity.kind == "hub"
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
-    if hub:
+    serves, calls = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+    usages = [calls]
+    if identity.kind == "hub":
         names.append(x509.DNSName(HUB_TLS_NAME))
-    usage = ExtendedKeyUsageOID.SERVER_AUTH if hub else ExtendedKeyUsageOID.CLIENT_AUTH
+        usages = [serves]
+    elif identity.kind == "node":
+        names.append(x509.DNSName(tls_name(identity.name)))
+        usages = [calls, serves]
     extensions = [
         _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
         _extension(_key_usage("digital_signature"), critical=True),
-        _extension(x509.ExtendedKeyUsage([usage])),
+        _extension(x509.ExtendedKeyUsage(usages)),
         _extension(x509.SubjectAlternativeName(names)),
         _extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority)),
     ]
     if sealing is not None:
         extensions.append(_extension(x509.UnrecognizedExtension(SEALING_KEYS, sealing.raw)))
     return extensions
+
+
+def tls_name(node: str) -> str:
+    """The name of a node in TLS, wherever it stands.
+
+    >>> tls_name("hospital-a")
+    'hospital-a.node.hansa.invalid'
+    """
+    return f"{node}.{NODE_TLS_ZONE}"
 
 
 def authority_extensions(federation: str, key: ec.EllipticCurvePublicKey) -> list[x509.Extension[x509.ExtensionType]]:

@@ -59,6 +59,7 @@ class Record:
 class Seat:
     """A party of a run: on which machine, and what that answered.
 
+    ``address`` is where other nodes may dial that machine, or empty;
     ``finished`` is 1 when a program that starts by itself has ended, 2 when it failed for good.
     """
 
@@ -66,6 +67,7 @@ class Seat:
     host: str
     answer: str
     reason: str
+    address: str
     finished: int
 
 
@@ -118,13 +120,16 @@ class RunTable:
     def seats(self, run: str) -> list[Seat]:
         """The parties of a run, in the order in which they were asked."""
         rows = self._db.read(
-            "SELECT party, host, answer, reason, finished FROM hosts WHERE run = ? ORDER BY rowid", run
+            "SELECT party, host, answer, reason, address, finished FROM hosts WHERE run = ? ORDER BY rowid", run
         )
         return [Seat(*row) for row in rows]
 
-    def answered(self, run: str, host: str, answer: str, reason: str) -> None:
+    def answered(self, run: str, host: str, answer: str, reason: str, address: str = "") -> None:
         """What a machine answered, for all its parties."""
-        self._db.write("UPDATE hosts SET answer = ?, reason = ? WHERE run = ? AND host = ?", answer, reason, run, host)
+        self._db.write(
+            "UPDATE hosts SET answer = ?, reason = ?, address = ? WHERE run = ? AND host = ?",
+            answer, reason, address, run, host,
+        )  # fmt: skip
 
     def finished(self, run: str, party: str, how: int) -> None:
         """A party that started by itself ended (1) or failed (2)."""

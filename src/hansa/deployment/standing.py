@@ -1,0 +1,88 @@
+"""A standing stream, as whoever dials sees it: greet, be welcomed, and serve the link until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from hansa.deployment import packets, wire
+from hansa.deployment.link import Link
+from hansa.deployment.packets import Hello, Welcome
+from hansa.errors import LinkError, Unreachable
+from hansa.message import decode, encode
+
+SOFTWARE: Final = version("hansa")
+GREETING: Final = 10.0
+"""Seconds that either side has for its first packet."""
+
+
+def hello(instance: str, link: Link) -> Hello:
+    """The first packet of the process called ``instance``."""
+    return Hello(packets.PROTOCOL, packets.OLDEST, SOFTWARE, instance, link.lanes())
+
+
+async def greeted(read: Callable[[], Awaitable[bytes | None]]) -> Hello:
+    """The first packet of whoever has dialled.
+
+    Raises:
+        LinkError, MessageError: it does not come in time, or is none.
+        VersionMismatch: it speaks another protocol.
+    """
+    try:
+        async with asyncio.timeout(GREETING):
+            packet = await read()
+    except TimeoutError:
+        raise LinkError(f"nothing was said within {GREETING:g} s") from None
+    if packet is None:
+        raise LinkError("nothing was said")
+    word = decode(packet, Hello, packets.MAX_PACKET)
+    if word.protocol < packets.OLDEST or word.oldest > packets.PROTOCOL:
+        raise packets.mismatch(word.protocol, word.oldest, word.software)
+    return word
+
+
+async def dialled(
+    channel: grpc.aio.Channel, method: str, address: str, instance: str, link: Link, met: Callable[[Welcome], None]
+) -> str:
+    """One stream, from its beginning to its end; the reason that the other side gave.
+
+    Args:
+        channel: a connection.
+        method: the gRPC method.
+        address: of the other side, for errors.
+        instance: of this process.
+        link: this machine's end.
+        met: called with the welcome; raises if this is not whom we wanted.
+
+    Raises:
+        HansaError: why the other side refused, or that it cannot be reached.
+    """
+    call: wire.Stream = channel.stream_stream(method)()
+    read = wire.reader(call.read)
+    try:
+        await call.write(encode(hello(instance, link)))
+        first = await read()
+        if first is None:
+            raise wire.translated(await _status(call), address)
+        welcome = decode(first, Welcome, packets.MAX_PACKET)
+        met(welcome)
+        reason = await link.serve(read, call.write, welcome.lanes)
+        if call.done() and (ended := await _status(call)).code() is not grpc.StatusCode.OK:
+            raise wire.translated(ended, address)
+        return reason
+    except grpc.aio.AioRpcError as error:
+        raise wire.translated(error, address) from None
+    except asyncio.InvalidStateError as error:
+        raise Unreachable(f"{address} cannot be reached: {error}") from None
+    finally:
+        call.cancel()
+
+
+async def _status(call: wire.Stream) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(await call.code(), nothing, nothing, details=await call.details())
