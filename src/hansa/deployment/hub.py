@@ -304,7 +304,15 @@ class Hub:
             await self._part(name, "the node has connected anew", at_once=True)
         link = self._links.get(name)
         if link is None:
-            link = Link(name, self.database, self.mailbox, self.spool, self, self.settings.limits.message)
+            link = Link(
+                name,
+                self.database,
+                self.mailbox,
+                self.spool,
+                self,
+                self.settings.limits.message,
+                self.settings.limits.spool,
+            )
             self._links[name] = link
         stream = self._streams[name] = _Stream(hello.instance, close)
         left = max(0.0, node.not_after - self.clock())

@@ -27,6 +27,8 @@ Write = Callable[[bytes], Awaitable[None]]
 
 _PARTIAL: Final = 64
 """Large bodies that may be under way from one peer at a time: one a run."""
+_WORDS: Final = 1024
+"""Words that may wait for a peer; one that asks for more answers than it reads is shown out."""
 
 
 class Desk(Protocol):
@@ -81,6 +83,7 @@ class Link:
         database, mailbox, spool: where parcels are kept.
         desk: takes what arrives.
         largest: bytes of a body at most.
+        room: bytes that the spool may hold; a peer that would fill it beyond waits, and tries again.
     """
 
     peer: str
@@ -89,6 +92,7 @@ class Link:
     spool: Spool
     desk: Desk
     largest: int
+    room: int
     _lanes: dict[str, _Outgoing] = field(default_factory=dict)
     _incoming: dict[str, _Incoming] = field(default_factory=dict)
     _turns: deque[str] = field(default_factory=deque)
@@ -100,7 +104,7 @@ class Link:
     def lanes(self) -> list[Lane]:
         """How far this end has received each lane; what the first packet of a stream says."""
         self.database.commit()  # the other side forgets what it is told of
-        received = self.mailbox.lanes(self.peer)
+        received = self.mailbox.lanes(self.peer, packets.MAX_LANES - len(self._incoming))
         for run in self._incoming:
             received.setdefault(run, 0)
         return [Lane(run, seq, *self._partial(run)) for run, seq in received.items()]
@@ -124,6 +128,11 @@ class Link:
         for run in [run for run, under_way in self._incoming.items() if under_way.draft is None]:
             del self._incoming[run]  # nothing more of it comes on a new stream
         for lane in theirs:
+            if lane.received > (last := self.mailbox.sent(self.peer, lane.run)):
+                raise LinkError(
+                    f"{self.peer} has received number {lane.received} of a lane on which {last} was the last: one of the two "
+                    f"was set back to an older copy of its home, or does not tell the truth"
+                )
             self._lanes[lane.run] = _Outgoing(lane.received, lane.partial, lane.offset)
             self.mailbox.acknowledged(self.peer, lane.run, lane.received)
         self._turns.extend(self.mailbox.waiting(self.peer))
@@ -239,6 +248,8 @@ class Link:
             packet = await read()
             if packet is None:
                 return ""
+            if len(self._words) > _WORDS:
+                raise LinkError(f"{self.peer} sends what is answered, and reads no answer")
             if packets.is_piece(packet):
                 self._piece(packets.read_piece(packet))
                 continue
@@ -261,11 +272,12 @@ class Link:
                 raise LinkError(f"{self.peer} sent {type(word).__name__} on a stream that is open already")
 
     def _acknowledged(self, run: str, seq: int) -> None:
-        lane = self._lanes.setdefault(run, _Outgoing(0))
+        lane = self._lanes.get(run)
+        last = 0 if lane is None else lane.sent if lane.parcel is None else lane.parcel.seq
+        if lane is None or seq > last:
+            raise LinkError(f"{self.peer} acknowledged number {seq} of a lane on which {last} was the last")
         if lane.parcel is not None and lane.parcel.seq <= seq:
             self._passed(lane)
-        if seq > lane.sent:
-            raise LinkError(f"{self.peer} acknowledged number {seq} of a lane on which {lane.sent} was the last")
         self.mailbox.acknowledged(self.peer, run, seq)
 
     def _sending(self, word: Sending) -> None:
@@ -288,11 +300,17 @@ class Link:
             self._abandon(word.run)
         if flaw:
             # Its pieces may be on the way already; they are passed over.
+            refused = [run for run, under_way in self._incoming.items() if under_way.draft is None]
+            if len(refused) >= _PARTIAL:
+                del self._incoming[refused[0]]
             self._incoming[word.run] = _Incoming(parcel, word, None)
             self._arrived(parcel, flaw)
             return
         if word.offset:
             raise LinkError(f"{self.peer} goes on at {word.offset} with a body of which nothing is here")
+        under_way = sum(other.parcel.body.size for other in self._incoming.values() if other.draft is not None)
+        if self.mailbox.spooled() + under_way + word.size > self.room:
+            raise LinkError(f"the spool has no room for {word.size} more bytes of its {self.room}; it takes them later")
         if sum(under_way.draft is not None for under_way in self._incoming.values()) >= _PARTIAL:
             raise LinkError(f"{self.peer} sends more than {_PARTIAL} large bodies at a time")
         self._incoming[word.run] = _Incoming(parcel, word, self.spool.draft(word.size))
@@ -320,14 +338,16 @@ class Link:
 
     def _arrived(self, parcel: Parcel, flaw: str) -> None:
         self.mailbox.pin(parcel.body.blob)
-        if not self.mailbox.take(self.peer, parcel.run, parcel.seq):
+        if flaw and not self.mailbox.met(self.peer, parcel.run):
+            pass  # of a lane that somebody made up nothing is kept
+        elif not self.mailbox.take(self.peer, parcel.run, parcel.seq):
             flaw = ""  # it was judged when it came first
         elif not flaw:
             flaw = self.desk.take(self.peer, parcel)
         # Whoever needs the file has said so by now.
         self.mailbox.unpin(parcel.body.blob)
         if flaw:
-            refusal = Refused(parcel.run, parcel.seq, flaw)
+            refusal = Refused(parcel.run, parcel.seq, packets.sentence(flaw))
             self.database.after(lambda: self.say(refusal))
         else:
             self.database.after(lambda: self._confirm(parcel.run, parcel.seq))

@@ -130,13 +130,13 @@ class Node:
             self.name, self.database, self.mailbox, self.journal, workers, self, self.spool.folder, log,
             limits.threads, limits.memory,
         )  # fmt: skip
-        self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST)
+        self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST, limits.spool)
         self.connected = asyncio.Event()
         self._instance = secrets.token_hex(16)
         self.envelopes = Envelopes(lambda: self.credentials, self.mailbox, self.spool, clock)
         self.peers = Peers(
-            self.database, self.mailbox, self.spool, self, lambda: self.credentials, self._together, self._instance, log,
-            clock,
+            self.database, self.mailbox, self.spool, self, lambda: self.credentials, self._together, self._instance,
+            limits.spool, log, clock,
         )  # fmt: skip
         self._seats: dict[str, Work] = {}
         self._offers: dict[str, Offer] = {}

@@ -44,6 +44,7 @@ class Peers:
         own: the node's credentials, as they are now.
         wanted: whether a node takes part in a run with this one.
         instance: of this process.
+        room: bytes that the spool may hold.
         log: where what happens is noted.
         clock: POSIX seconds.
     """
@@ -57,6 +58,7 @@ class Peers:
         own: Callable[[], Credentials],
         wanted: Callable[[str], bool],
         instance: str,
+        room: int,
         log: Log,
         clock: Callable[[], float],
     ) -> None:
@@ -67,6 +69,7 @@ class Peers:
         self._own = own
         self._wanted = wanted
         self._instance = instance
+        self._room = room
         self._log = log
         self._clock = clock
         self._links: dict[str, Link] = {}
@@ -190,6 +193,6 @@ class Peers:
     def _link(self, other: str) -> Link:
         link = self._links.get(other)
         if link is None:
-            link = Link(other, self._database, self._mailbox, self._spool, self._desk, packets.LARGEST)
+            link = Link(other, self._database, self._mailbox, self._spool, self._desk, packets.LARGEST, self._room)
             self._links[other] = link
         return link

@@ -24,7 +24,7 @@ from hansa.errors import StoreError
 
 MIGRATIONS: Final[Sequence[str]] = (
     """
-    CREATE TABLE blobs (name TEXT PRIMARY KEY, refs INTEGER NOT NULL);
+    CREATE TABLE blobs (name TEXT PRIMARY KEY, refs INTEGER NOT NULL, size INTEGER NOT NULL);
     CREATE TABLE lanes (
         peer TEXT NOT NULL, run TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, received INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (peer, run));

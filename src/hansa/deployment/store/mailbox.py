@@ -87,9 +87,21 @@ class Mailbox:
             return Parcel(run, seq, sender, receiver, bool(sealed), Body(*body))
         return None
 
-    def lanes(self, peer: str) -> dict[str, int]:
-        """For each run, the last number that was taken from ``peer``."""
-        return dict(self._db.read("SELECT run, received FROM lanes WHERE peer = ?", peer))
+    def lanes(self, peer: str, most: int) -> dict[str, int]:
+        """For each run, the last number that was taken from ``peer``: of the lane of control and of the newest, ``most`` in all."""
+        rows = self._db.read(
+            "SELECT run, received FROM lanes WHERE peer = ? ORDER BY run = '' DESC, rowid DESC LIMIT ?", peer, most
+        )
+        return dict(rows)
+
+    def sent(self, peer: str, run: str) -> int:
+        """The number of the last parcel that was put on a lane; 0 before the first."""
+        rows = self._db.read("SELECT sent FROM lanes WHERE peer = ? AND run = ?", peer, run)
+        return int(rows[0][0]) if rows else 0
+
+    def met(self, peer: str, run: str) -> bool:
+        """Whether there is such a lane."""
+        return bool(self._db.read("SELECT 1 FROM lanes WHERE peer = ? AND run = ?", peer, run))
 
     def waiting(self, peer: str) -> Iterator[str]:
         """The runs whose lanes to ``peer`` hold something."""
@@ -150,8 +162,9 @@ class Mailbox:
         """One more place needs a body's file."""
         if body.blob:
             self._db.write(
-                "INSERT INTO blobs VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET refs = refs + 1", body.blob
-            )
+                "INSERT INTO blobs VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE SET refs = refs + 1",
+                body.blob, body.size,
+            )  # fmt: skip
 
     def release(self, blob: str) -> None:
         """One place less needs a file; the last one removes it, once that is durable."""
@@ -176,6 +189,10 @@ class Mailbox:
     def _remove(self, blob: str) -> None:
         if blob not in self._pinned and not self._db.read("SELECT 1 FROM blobs WHERE name = ?", blob):
             self._spool.remove(blob)
+
+    def spooled(self) -> int:
+        """Bytes of the files that are needed."""
+        return int(self._db.read("SELECT COALESCE(SUM(size), 0) FROM blobs")[0][0])
 
     def sweep(self) -> int:
         """Remove files that nothing refers to, left by a process that was killed; how many there were."""
