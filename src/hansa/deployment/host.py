@@ -36,6 +36,7 @@ ATTEMPTS: Final = 3
 """How often a worker that dies at one and the same place is replaced."""
 INLINE: Final = 1 << 16
 """Bytes of a frame above which it is kept in a file of its own."""
+_MOST_TEXT: Final = 1 << 12
 
 
 @final
@@ -197,24 +198,29 @@ class Host:
         """The runs in which this machine has a program at work."""
         return {run for run, _ in self._programs}
 
-    async def end(self, run: str, grace: float = 0.0) -> None:
-        """Stop this machine's programs of a run; what they saved stays."""
+    def end(self, run: str) -> asyncio.Future[list[None]]:
+        """Stop this machine's programs of a run; what they saved stays.
+
+        When this returns, nothing more is written down of them; to wait for its value is to wait for the end of their workers.
+        """
         ended = [self._programs.pop(key) for key in list(self._programs) if key[0] == run]
         for program in ended:
-            await self._stop(program, grace)
+            _leave(program)
+        return asyncio.gather(*(self._stopped(program) for program in ended))
 
-    async def close(self, grace: float = 0.0) -> None:
+    async def close(self) -> None:
         """Stop all programs where they stand; a next start goes on from there."""
         programs, self._programs = list(self._programs.values()), {}
-        await asyncio.gather(*(self._stop(program, grace) for program in programs))
+        for program in programs:
+            _leave(program)
+        await asyncio.gather(*(self._stopped(program) for program in programs))
         await self._workers.close()
 
-    async def _stop(self, program: _Program, grace: float) -> None:
-        if program.worker is not None:
-            await program.worker.stop(grace)
-        if program.task is not None and program.task is not asyncio.current_task():
-            program.task.cancel()
+    async def _stopped(self, program: _Program) -> None:
+        if program.task is not None:
             await asyncio.gather(program.task, return_exceptions=True)
+        if program.worker is not None:
+            await program.worker.stop()
         self._mailbox.unpin(program.blob)
 
     async def _live(self, program: _Program) -> None:
@@ -227,7 +233,7 @@ class Host:
                 lost = await self._serve(program, log)
                 if lost is None:
                     return
-                program.worker, program.early = None, []
+                program.worker = None
                 now = self._journal.progress(work.run, party)
                 stuck = stuck + 1 if now == before else 1
                 before = now
@@ -243,11 +249,19 @@ class Host:
             if self.broken is None:
                 raise
             self.broken(error)
+        except Exception as error:
+            # What it said cannot be carried out: keys were recalled, say. Nobody may wait for it.
+            log.failed("program ended", error)
+            failed = Failed(type(error).__name__, str(error)[:_MOST_TEXT], "", 0.0)
+            self._courier.trouble(work, party, failed, fatal=True)
+            if program.worker is not None:
+                await program.worker.stop()
 
     async def _serve(self, program: _Program, log: Log) -> str | None:
         """One worker's life: why it was lost, or None if it is not needed any more."""
         work, party = program.work, program.party
         words: asyncio.Queue[Message | Lost] = asyncio.Queue()
+        program.early = []  # what came until now is in the journal
         setup = Setup(
             run=work.run,
             party=party,
@@ -328,3 +342,9 @@ class Host:
             self._mailbox.pin(blob)
             before, program.blob = program.blob, blob
             self._mailbox.unpin(before)
+
+
+def _leave(program: _Program) -> None:
+    """Take no further word of it."""
+    if program.task is not None and program.task is not asyncio.current_task():
+        program.task.cancel()

@@ -143,7 +143,7 @@ class Node:
         self._addresses: dict[str, Mapping[str, str]] = {}
         self._discloses: dict[str, dict[str, str]] = {}
         self._limits: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         self.database.failed = self.host.broken = self._break
 
@@ -301,7 +301,7 @@ class Node:
                 self._begin(word.run)
         elif isinstance(word, End):
             if self._attempt(word.run) == word.attempt:
-                self._spawn(self._end(word))
+                self._end(word)
         elif isinstance(word, Recall):
             for name in word.names:
                 self.envelopes.recall(name)
@@ -416,8 +416,9 @@ class Node:
         seconds = self.settings.limits.run
         self._limits[run] = asyncio.get_running_loop().call_later(seconds, self._overdue, work)
 
-    async def _end(self, word: End) -> None:
+    def _end(self, word: End) -> None:
         run = word.run
+        self._spawn(self.host.end(run))
         self._seats.pop(run, None)
         self._addresses.pop(run, None)
         self.envelopes.forget(run)
@@ -428,7 +429,6 @@ class Node:
         self.audit.append("ended", run=run, status=word.status, cause=word.cause)
         self.log.info("run ended", run=run, status=word.status, cause=word.cause or None)
         self.mailbox.drop(run)
-        await self.host.end(run)
         if word.status == "completed":
             self.journal.forget(run)
         else:
@@ -504,12 +504,12 @@ class Node:
     def _attempt(self, run: str) -> int:
         return self._offer(run).attempt if self.works.state(run) else 0
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended_task)
 
-    def _ended_task(self, task: asyncio.Future[None]) -> None:
+    def _ended_task(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, StoreError):

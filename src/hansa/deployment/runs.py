@@ -85,7 +85,7 @@ class Runs:
         self._news: dict[str, asyncio.Event] = {}
         self._seats: dict[str, dict[str, Seat]] = {}
         self._began: dict[str, float] = {}
-        self._clearing: set[asyncio.Future[None]] = set()
+        self._clearing: set[asyncio.Future[list[None]]] = set()
         self.host: Host | None = None
 
     # What people ask.
@@ -409,6 +409,14 @@ class Runs:
     def _close(self, run: str, status: str, cause: str, party: str, remedy: str, round: int | None = None) -> None:
         """The run's end, whatever it was."""
         record = self._known(run)
+        assert self.host is not None
+        clearing = self.host.end(run)
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
+        if status == "completed":
+            self._journal.forget(run)
+        else:
+            self._journal.rewind(run)
         self.table.set(run, status=status, cause=cause, party=party, remedy=remedy, ended=self._clock())
         place = ", ".join(filter(None, [party, "" if round is None else f"round {round}"]))
         self._tell(run, "status", f"{status}" + (f": {place + ': ' if place else ''}{cause}" if cause else ""), party)
@@ -418,25 +426,13 @@ class Runs:
         if timer is not None:
             timer.cancel()
         self._seats.pop(run, None)
+        for key in [key for key in self._absent if key[0] == run]:
+            self._absent.pop(key).cancel()
         self._mailbox.drop(run)
         for machine in dict.fromkeys(seat.host for seat in self.table.seats(run)):
             if machine != HUB:
                 self._control(machine, End(run, record.attempt, status, cause))
         self._next()
-        if self.host is not None:
-            clearing = asyncio.ensure_future(self._clear(run, status))
-            self._clearing.add(clearing)
-            clearing.add_done_callback(self._clearing.discard)
-
-    async def _clear(self, run: str, status: str) -> None:
-        assert self.host is not None
-        await self.host.end(run)
-        record = self.table.get(run)
-        if record is not None and record.status == status:
-            if status == "completed":
-                self._journal.forget(run)
-            else:
-                self._journal.rewind(run)
 
     # Small things.
 
