@@ -16,7 +16,7 @@ class Submit(Message, frozen=True):
     Args:
         plan: as TOML.
         name: for people; the plan's own if empty.
-        data: the name by which the nodes bind their data.
+        data: the name by which the nodes bind their data; the plan's own if empty.
         parties: the nodes that are asked; all, if empty.
         least: how many must accept; 0 for all of them.
         server: where the role that owns no data is placed: "hub", or a node.

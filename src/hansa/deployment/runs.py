@@ -18,6 +18,8 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, final
 
+from msgspec.structs import replace
+
 from hansa.deployment import packets
 from hansa.deployment.api import Event, Participant, RunView, Submit
 from hansa.deployment.host import Host, Work, Workers
@@ -37,7 +39,9 @@ HUB: Final = "hub"
 APPROVAL: Final = 86400.0
 """Seconds that a run waits for owners who have been asked; a person answers, not a program."""
 LOST_AFTER: Final = 600.0
-"""Seconds that a machine with an indispensable program may be away."""
+"""Seconds that a machine with a program that the run waits for may be away."""
+MAX_PROGRESS: Final = 1 << 20
+"""Bytes of what a program says of one round."""
 
 
 @final
@@ -85,6 +89,7 @@ class Runs:
         self._news: dict[str, asyncio.Event] = {}
         self._seats: dict[str, dict[str, Seat]] = {}
         self._began: dict[str, float] = {}
+        self._heard: dict[tuple[str, str], int] = {}
         self._clearing: set[asyncio.Future[list[None]]] = set()
         self.host: Host | None = None
 
@@ -97,6 +102,7 @@ class Runs:
             ConfigError: the plan or the request cannot be used; nothing was kept.
         """
         plan = await self._workers.describe(request.plan)
+        request = replace(request, data=request.data or plan.name)
         parties = self._asked(request, plan.roles)
         run = secrets.token_hex(8)
         self.table.add(run, request.name or plan.name or run, owner, plan, encode(request), self._clock())
@@ -163,6 +169,10 @@ class Runs:
             return f"'{word.party}' is not yours to speak for"
         if record.status not in ACTIVE or (not isinstance(word, Report) and word.attempt != record.attempt):
             return ""  # it crossed the end of the run
+        if isinstance(word, Report | Finished) and not self._starts(word.run, word.party):
+            return f"'{word.party}' does not start by itself, and says no such thing"
+        if not isinstance(word, Answer) and self._tires(record, word.party):
+            return f"'{word.party}' has said more in this run than any program says"
         if isinstance(word, Answer):
             self._answered(record, node, word)
         elif isinstance(word, Report):
@@ -185,12 +195,18 @@ class Runs:
             self._absent.pop(key).cancel()
 
     def left(self, node: str) -> None:
-        """A node is gone; runs that cannot do without it wait a while."""
-        for run, seats in self._seats.items():
-            if any(seat.host == node and self._indispensable(run, seat.party) for seat in seats.values()):
-                self._absent[run, node] = asyncio.get_running_loop().call_later(
-                    LOST_AFTER, self._gone, run, node
-                )  # fmt: skip
+        """A node is gone; a run that waits for a program on it waits so long and no longer."""
+        for run in self._seats:
+            self._miss(run, node)
+
+    def _miss(self, run: str, node: str) -> None:
+        if node != HUB and any(
+            seat.host == node and self._starts(run, seat.party) for seat in self._seats[run].values()
+        ):
+            before = self._absent.pop((run, node), None)
+            if before is not None:
+                before.cancel()
+            self._absent[run, node] = asyncio.get_running_loop().call_later(LOST_AFTER, self._gone, run, node)
 
     # The courier of the hub's own programs.
 
@@ -279,6 +295,9 @@ class Runs:
     def _answered(self, record: Record, node: str, word: Answer) -> None:
         if word.verdict not in ("accepted", "refused", "pending"):
             return
+        before = next((seat.answer for seat in self.table.seats(record.run) if seat.host == node), "")
+        if before in ("accepted", "refused") and record.status == "joining":
+            return  # one answer is an answer
         if record.status != "joining":
             if word.verdict == "accepted" and record.status == "running":
                 self._control(node, End(record.run, record.attempt, "left out", "the run began without this party"))
@@ -350,14 +369,25 @@ class Runs:
         )  # fmt: skip
         assert self.host is not None
         self.host.begin(work)
+        for machine in set(hosts.values()):
+            if not self._connected(machine):
+                self._miss(record.run, machine)
         spent = self._clock() - (record.started or self._clock())
         self._arm(record.run, max(1.0, self._settings.limits.run - spent), self._overdue)
 
+    def _tires(self, record: Record, party: str) -> bool:
+        """Whether a party on a node has said more than is kept of one."""
+        key = record.run, party
+        self._heard[key] = said = self._heard.get(key, 0) + 1
+        return said > 1000 + 4 * (record.described.rounds or 100_000)
+
     def _reported(self, record: Record, party: str, frame: bytes) -> str:
         try:
-            progress = decode(frame, Progress, packets.MAX_PACKET)
+            progress = decode(frame, Progress, MAX_PROGRESS)
         except MessageError as error:
             return str(error)
+        if not 0 <= progress.round < 1 << 53:
+            return f"there is no round {progress.round}"
         self._tell(record.run, "round", progress.note, party=party, round=progress.round, progress=frame)
         self.table.set(record.run, round=progress.round)
         self._metrics.rounds.add()
@@ -393,11 +423,17 @@ class Runs:
     def _gone(self, run: str, node: str) -> None:
         self._absent.pop((run, node), None)
         record = self.table.get(run)
-        if record is not None and record.status == "running" and not self._connected(node):
-            self._close(
-                run, "failed", f"{node} has been away for {LOST_AFTER:g} s, and the run cannot do without it", node,
-                f"bring it back, then: hansa resume {run}",
-            )  # fmt: skip
+        if record is None or record.status != "running" or self._connected(node):
+            return
+        cause = f"{node} has been away for {LOST_AFTER:g} s"
+        for seat in self.table.seats(run):
+            if seat.host == node and seat.answer == "accepted" and not seat.finished and self._starts(run, seat.party):
+                if self._indispensable(run, seat.party):
+                    remedy = f"bring it back, then: hansa resume {run}"
+                    self._close(run, "failed", f"{cause}, and the run cannot do without it", seat.party, remedy)
+                    return
+                self._tell(run, "trouble", f"{cause}; the run goes on without it", party=seat.party)
+                self._ended(record, seat.party, 2)
 
     def _overdue(self, run: str) -> None:
         limit = self._settings.limits.run
@@ -428,6 +464,8 @@ class Runs:
         self._seats.pop(run, None)
         for key in [key for key in self._absent if key[0] == run]:
             self._absent.pop(key).cancel()
+        for key in [key for key in self._heard if key[0] == run]:
+            del self._heard[key]
         self._mailbox.drop(run)
         for machine in dict.fromkeys(seat.host for seat in self.table.seats(run)):
             if machine != HUB:
