@@ -119,6 +119,7 @@ class Hub:
             HUB, self.database, self.mailbox, self.journal, workers, self.runs, self.spool.folder, log
         )  # fmt: skip
         self.runs.host = self.host
+        self.runs.over = self._over
         self.address: Address | None = None
         self.draining = False
         self._links: dict[str, Link] = {}
@@ -405,6 +406,10 @@ class Hub:
         self.log.warning("a node refused a message", peer=peer, run=refused.run or None, reason=refused.reason)
         if refused.run and self.runs.table.get(refused.run) is not None:
             self.runs.table.happened(self.clock(), refused.run, "refused", refused.reason, peer)
+
+    def _over(self, run: str) -> None:
+        for link in self._links.values():
+            link.forget(run)
 
     def _break(self, error: StoreError) -> None:
         if not self._broken.done():

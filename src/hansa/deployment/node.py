@@ -27,6 +27,7 @@ from hansa.deployment.link import Link
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import (
+    BUSY,
     Answer,
     End,
     Finished,
@@ -337,14 +338,28 @@ class Node:
         if self.works.state(run) != "pending":
             raise ConfigError(f"no run {run!r} waits for an answer; see: hansa pending")
         self.audit.append("approved" if verdict == "accepted" else "refused", run=run, by="owner", reason=reason)
-        self._answer(self._offer(run), verdict, reason)
+        if verdict == "refused":
+            self._answer(self._offer(run), verdict, reason)
+        else:
+            self.works.set(run, "approved")
+            self._look()
 
     def _look(self) -> None:
         """Consider the offers that have not been, as far as there is room."""
-        for work in self.works.all(("offered",)):
-            if len(self.works.all(("accepted", "started"))) < self.settings.limits.runs_at_once:
-                self.works.set(work.run, "looked at")
-                self._spawn(self._consider(work.run))
+        room = self.settings.limits.runs_at_once - len(self.works.all(("looked at", "accepted", "started")))
+        for work in self.works.all(("approved", "offered")):
+            if room > 0:
+                room -= 1
+                if work.state == "approved":
+                    self._answer(self._offer(work.run), "accepted", "")
+                else:
+                    self.works.set(work.run, "looked at")
+                    self._spawn(self._consider(work.run))
+            elif work.state == "offered" and not work.reason:
+                # The hub must not take silence for absence.
+                reason = f"{BUSY} with another run; it answers when that is over"
+                self.works.set(work.run, "offered", reason)
+                self._say(Answer(work.run, self._attempt(work.run), "pending", reason))
 
     async def _consider(self, run: str) -> None:
         offer = self._offer(run)
@@ -356,7 +371,8 @@ class Node:
         except HansaError as error:
             reason = str(error)
         if self._attempt(run) != offer.attempt or self.works.state(run) != "looked at":
-            return  # it ended meanwhile
+            self._look()  # it ended meanwhile
+            return
         manual = self.settings.policy.approval == "manual"
         self.audit.append("judged", run=run, plan=offer.digest, refused=bool(reason), reason=reason)
         if reason:
@@ -365,6 +381,7 @@ class Node:
             self._answer(offer, "pending", f"hansa approve {run}")
         else:
             self._answer(offer, "accepted", "")
+        self._look()
 
     def _objection(self, offer: Offer, described: Described) -> str:
         """Why this node takes no part; nothing if it does.
@@ -399,7 +416,9 @@ class Node:
         try:
             self.envelopes.pin(run, offer.certificates)
         except HansaError as error:
-            self._say(Trouble(run, offer.attempt, self.name, type(error).__name__, str(error), fatal=True))
+            for party, host in offer.hosts.items():
+                if host == self.name:
+                    self._say(Trouble(run, offer.attempt, party, type(error).__name__, str(error), fatal=True))
             return
         self._discloses[run] = described.classes
         parties = {party for names in start.roles.values() for party in names}
@@ -429,6 +448,8 @@ class Node:
         self.audit.append("ended", run=run, status=word.status, cause=word.cause)
         self.log.info("run ended", run=run, status=word.status, cause=word.cause or None)
         self.mailbox.drop(run)
+        self.link.forget(run)
+        self.peers.forget(run)
         if word.status == "completed":
             self.journal.forget(run)
         else:

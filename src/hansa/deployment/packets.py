@@ -24,6 +24,8 @@ PIECE_BYTES: Final = 1 << 20
 MAX_PACKET: Final = 4 << 20
 """Bytes of one packet at most, read or written."""
 
+BUSY: Final = "busy"
+"""How the reason of an answer begins that is pending because other runs are under way, not because an owner is asked."""
 LARGEST: Final = 1 << 33
 """Bytes of a body at most, unless a machine's own file says less."""
 

@@ -105,6 +105,11 @@ class Peers:
         if self._server is not None:
             await self._server.stop(0.5)
 
+    def forget(self, run: str) -> None:
+        """A run is over: its large bodies under way stop."""
+        for link in self._links.values():
+            link.forget(run)
+
     def meet(self, me: str, addresses: Mapping[str, str], others: set[str]) -> None:
         """Dial those of ``others`` that this node is to dial.
 

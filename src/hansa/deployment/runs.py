@@ -25,7 +25,7 @@ from hansa.deployment.api import Event, Participant, RunView, Submit
 from hansa.deployment.host import Host, Work, Workers
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
-from hansa.deployment.packets import Answer, End, Finished, Offer, Report, Start, Trouble
+from hansa.deployment.packets import BUSY, Answer, End, Finished, Offer, Report, Start, Trouble
 from hansa.deployment.policy import asker
 from hansa.deployment.quantity import Address
 from hansa.deployment.settings import HubSettings
@@ -92,6 +92,7 @@ class Runs:
         self._heard: dict[tuple[str, str], int] = {}
         self._clearing: set[asyncio.Future[list[None]]] = set()
         self.host: Host | None = None
+        self.over: Callable[[str], None] | None = None
 
     # What people ask.
 
@@ -245,7 +246,8 @@ class Runs:
         for record in self.table.all(ACTIVE):
             self._log.info("run goes on", run=record.run, status=record.status)
             if record.status == "joining":
-                self._arm(record.run, self._window(record), self._decide)
+                spent = self._clock() - (record.started or self._clock())
+                self._arm(record.run, max(0.0, self._window(record) - spent), self._decide)
             else:
                 self._run(record)
         self._next()
@@ -299,7 +301,8 @@ class Runs:
         if before in ("accepted", "refused") and record.status == "joining":
             return  # one answer is an answer
         if record.status != "joining":
-            if word.verdict == "accepted" and record.status == "running":
+            seated = any(seat.host == node for seat in self._seats.get(record.run, {}).values())
+            if word.verdict == "accepted" and record.status == "running" and not seated:
                 self._control(node, End(record.run, record.attempt, "left out", "the run began without this party"))
             return
         try:
@@ -308,13 +311,17 @@ class Runs:
             address = ""  # a machine that cannot say where it is cannot be dialled
         self.table.answered(record.run, node, word.verdict, word.reason, address)
         text = f"{node} {_SAID[word.verdict]}" + (f": {word.reason}" if word.reason else "")
+        if word.verdict == "pending" and word.reason.startswith(BUSY):
+            text = f"{node} is {word.reason}"
         self._tell(record.run, "answer", text, party=node)
         self._consider(record.run)
 
     def _consider(self, run: str) -> None:
         """Begin, or give up, as soon as the answers allow it."""
+        record = self._known(run)
         answers = [seat.answer for seat in self.table.seats(run)]
-        if all(answer in ("accepted", "refused") for answer in answers):
+        late = record.started is not None and self._clock() >= record.started + self._window(record)
+        if late or all(answer in ("accepted", "refused") for answer in answers):
             self._decide(run)
 
     def _decide(self, run: str) -> None:
@@ -323,9 +330,6 @@ class Runs:
         if record is None or record.status != "joining":
             return
         seats, now = self.table.seats(run), self._clock()
-        if any(seat.answer == "pending" for seat in seats) and now < (record.started or now) + APPROVAL:
-            self._arm(run, (record.started or now) + APPROVAL - now, self._decide)
-            return
         request, plan = _request(record), record.described
         owners = [seat for seat in seats if plan.role_of(seat.party) == plan.many]
         single = [seat for seat in seats if seat not in owners]
@@ -333,6 +337,12 @@ class Runs:
         least = request.least or len(owners)
         lacking = [seat for seat in single if seat.answer != "accepted"]
         if lacking or len(accepted) < least:
+            pending = [seat for seat in seats if seat.answer == "pending"]
+            hopeless = any(seat not in pending for seat in lacking)
+            hopeless = hopeless or len(accepted) + sum(seat in pending for seat in owners) < least
+            if not hopeless and now < (record.started or now) + APPROVAL:
+                self._arm(run, (record.started or now) + APPROVAL - now, self._decide)
+                return
             why = "; ".join(_why(seat) for seat in (*single, *owners) if seat.answer != "accepted")
             self._close(
                 run, "failed", f"{len(accepted)} of {len(owners)} parties accepted and {least} are wanted: {why}",
@@ -467,6 +477,8 @@ class Runs:
         for key in [key for key in self._heard if key[0] == run]:
             del self._heard[key]
         self._mailbox.drop(run)
+        if self.over is not None:
+            self.over(run)
         for machine in dict.fromkeys(seat.host for seat in self.table.seats(run)):
             if machine != HUB:
                 self._control(machine, End(run, record.attempt, status, cause))
@@ -550,5 +562,7 @@ def _roles(plan: Described, parties: Iterable[str]) -> dict[str, tuple[str, ...]
 
 
 def _why(seat: Seat) -> str:
+    if seat.answer == "pending" and seat.reason.startswith(BUSY):
+        return f"{seat.party} is {seat.reason}"
     said = {"refused": "refused", "pending": "its owner has not answered"}.get(seat.answer, "did not answer")
     return f"{seat.party} {said}" + (f" ({seat.reason})" if seat.reason else "")

@@ -15,7 +15,7 @@ from hansa.message import decode, encode
 @final
 @dataclass(frozen=True)
 class Task:
-    """A run as its node sees it: "offered", "looked at", "pending", "accepted", "refused", "started" or "ended"."""
+    """A run as its node sees it: "offered", "looked at", "pending", "approved", "accepted", "refused", "started" or "ended"."""
 
     run: str
     state: str
