@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, final
@@ -124,6 +124,7 @@ class Hub:
         self.draining = False
         self._links: dict[str, Link] = {}
         self._streams: dict[str, _Stream] = {}
+        self._guests: dict[str, set[Callable[[str], None]]] = {}
         self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         self.database.failed = self.host.broken = self._break
 
@@ -178,14 +179,38 @@ class Hub:
             IdentityError: it does not count, or not any more.
         """
         certificate = read(pem, self.authority.certificate_pem, self.clock())
-        who = certificate.identity
-        if who.kind == "hub":
+        if certificate.identity.kind == "hub":
             raise IdentityError("the hub does not call itself; somebody uses its certificate")
+        self.require_counts(certificate)
+        return certificate
+
+    def require_counts(self, certificate: Certificate) -> None:
+        """Go on only if a certificate was issued here and was not revoked since it was read.
+
+        Raises:
+            IdentityError: it was.
+        """
+        who = certificate.identity
         if who.kind != "invited" and not self.members.counts(certificate.serial):
             raise IdentityError(
                 f"the certificate of {who.kind} '{who.name}' was revoked; ask the operator for a new one"
             )
-        return certificate
+
+    @contextlib.contextmanager
+    def guest(self, who: Certificate, close: Callable[[str], None]) -> Iterator[None]:
+        """Somebody who is being told something at length; ``close`` ends it when the certificate counts no more."""
+        name = who.identity.name
+        guests = self._guests.setdefault(name, set())
+        guests.add(close)
+        left = max(0.0, who.not_after - self.clock())
+        expiry = asyncio.get_running_loop().call_later(left, close, f"the certificate of '{name}' has expired")
+        try:
+            yield
+        finally:
+            expiry.cancel()
+            guests.discard(close)
+            if not guests:
+                self._guests.pop(name, None)
 
     def invite(self, word: api.Invite, by: str) -> api.Invited:
         """A token for a new member.
@@ -272,6 +297,8 @@ class Hub:
         for member in self.members.all():
             if member.kind == "node" and member.revoked is None:
                 self.mailbox.put(member.name, "", "", "", packets.control(recall))
+        for close in list(self._guests.get(name, ())):
+            close("your certificate was revoked")
         await self._part(name, "your certificate was revoked")
 
     def member_view(self, member: Member) -> api.MemberView:
@@ -295,14 +322,15 @@ class Hub:
             IdentityError: another process with this identity is connected, and alive.
         """
         name = node.identity.name
-        other = self._streams.get(name)
-        if other is not None:
+        while (other := self._streams.get(name)) is not None:  # while one waits here, another may come
             if other.instance != hello.instance and await self._alive(name):
                 raise IdentityError(
                     f"'{name}' is connected from another process; two nodes must not share one identity: stop one, or if it is "
                     f"not yours, tell the operator to revoke '{name}'"
                 )
-            await self._part(name, "the node has connected anew", at_once=True)
+            if self._streams.get(name) is other:
+                await self._part(name, "the node has connected anew", at_once=True)
+        self.require_counts(node)
         link = self._links.get(name)
         if link is None:
             link = Link(

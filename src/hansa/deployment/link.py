@@ -259,8 +259,8 @@ class Link:
             elif isinstance(word, Received):
                 self._acknowledged(word.run, word.seq)
             elif isinstance(word, Refused):
-                self._acknowledged(word.run, word.seq)
-                self.desk.refused(self.peer, word)
+                if self._acknowledged(word.run, word.seq):
+                    self.desk.refused(self.peer, word)
             elif isinstance(word, Probe):
                 if word.answer:
                     self.probed.set()
@@ -271,14 +271,15 @@ class Link:
             else:
                 raise LinkError(f"{self.peer} sent {type(word).__name__} on a stream that is open already")
 
-    def _acknowledged(self, run: str, seq: int) -> None:
+    def _acknowledged(self, run: str, seq: int) -> bool:
+        """The other side has this; whether that is news."""
         lane = self._lanes.get(run)
         last = 0 if lane is None else lane.sent if lane.parcel is None else lane.parcel.seq
         if lane is None or seq > last:
             raise LinkError(f"{self.peer} acknowledged number {seq} of a lane on which {last} was the last")
         if lane.parcel is not None and lane.parcel.seq <= seq:
             self._passed(lane)
-        self.mailbox.acknowledged(self.peer, run, seq)
+        return self.mailbox.acknowledged(self.peer, run, seq)
 
     def _sending(self, word: Sending) -> None:
         body = Body(word.kind, word.size, word.inline)

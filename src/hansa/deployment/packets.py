@@ -31,6 +31,20 @@ LARGEST: Final = 1 << 33
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A number that is no negative one and that a database can keep."""
+Number = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+"""The number of a parcel on its lane."""
+RunName = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+"""The name of a run: 16 hexadecimal digits."""
+LaneName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{16})?\Z")]
+"""The name of a lane: a run's, or nothing for the lane of control."""
+Name = Annotated[str, msgspec.Meta(max_length=64)]
+"""Of a party, a machine or a role, or another short word."""
+Tag = Annotated[str, msgspec.Meta(max_length=255)]
+"""The tag of a message."""
+Sentence = Annotated[str, msgspec.Meta(max_length=4000)]
+"""What is said to people; :func:`sentence` makes one of any text."""
+MAX_LANES: Final = 4096
+"""Lanes that one side tells of; one that is left out is sent again from what waits."""
 
 _PIECE: Final = struct.Struct("<4s4xQQQ")
 _PIECE_MAGIC: Final = b"HNSP"
@@ -46,7 +60,7 @@ class Lane(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         offset: bytes of that body that were received.
     """
 
-    run: str
+    run: LaneName
     received: Count
     partial: Count = 0
     offset: Count = 0
@@ -67,9 +81,9 @@ class Hello(Message, frozen=True):
 
     protocol: int
     oldest: int
-    software: str
-    instance: str
-    lanes: list[Lane]
+    software: Sentence
+    instance: Name
+    lanes: Annotated[list[Lane], msgspec.Meta(max_length=MAX_LANES)]
 
 
 class Welcome(Message, frozen=True):
@@ -87,10 +101,10 @@ class Welcome(Message, frozen=True):
     discloses = "the version of the software, and how far the lanes have been received"
 
     protocol: int
-    software: str
-    federation: str
+    software: Sentence
+    federation: Name
     time: float
-    lanes: list[Lane]
+    lanes: Annotated[list[Lane], msgspec.Meta(max_length=MAX_LANES)]
 
 
 class Sending(Message, frozen=True):
@@ -110,12 +124,12 @@ class Sending(Message, frozen=True):
     tag = "hansa.link.sending/1"
     discloses = "who sends a message of which class and size to whom in which run"
 
-    run: str
-    seq: Count
-    sender: str
-    receiver: str
+    run: LaneName
+    seq: Number
+    sender: Name
+    receiver: Name
     sealed: bool
-    kind: str
+    kind: Tag
     size: Count
     inline: bytes | None
     offset: Count = 0
@@ -131,8 +145,8 @@ class Received(Message, frozen=True):
     tag = "hansa.link.received/1"
     discloses = "how far a lane has been received"
 
-    run: str
-    seq: Count
+    run: LaneName
+    seq: Number
 
 
 class Refused(Message, frozen=True):
@@ -146,9 +160,9 @@ class Refused(Message, frozen=True):
     tag = "hansa.link.refused/1"
     discloses = "that a message was refused, and why"
 
-    run: str
-    seq: Count
-    reason: str
+    run: LaneName
+    seq: Number
+    reason: Sentence
 
 
 class Probe(Message, frozen=True):
@@ -176,7 +190,7 @@ class Farewell(Message, frozen=True):
     tag = "hansa.link.farewell/1"
     discloses = "why a link is closed"
 
-    reason: str
+    reason: Sentence
 
 
 LINK: Final[tuple[type[Message], ...]] = (Hello, Welcome, Sending, Received, Refused, Probe, Farewell)
@@ -240,13 +254,13 @@ class Offer(Message, frozen=True):
     tag = "hansa.control.offer/1"
     discloses = "a plan, who submitted it, and who is asked to take part"
 
-    run: str
+    run: RunName
     attempt: Count
-    name: str
+    name: Sentence
     plan: str
-    digest: str
-    submitter: str
-    data: str
+    digest: Name
+    submitter: Tag
+    data: Tag
     roles: dict[str, tuple[str, ...]]
     hosts: dict[str, str]
     certificates: dict[str, str]
@@ -266,11 +280,11 @@ class Answer(Message, frozen=True):
     tag = "hansa.control.answer/1"
     discloses = "whether a party takes part in a run, and the line of its policy if it does not"
 
-    run: str
+    run: RunName
     attempt: Count
-    verdict: str
-    reason: str = ""
-    address: str = ""
+    verdict: Name
+    reason: Sentence = ""
+    address: Tag = ""
 
 
 class Start(Message, frozen=True):
@@ -285,7 +299,7 @@ class Start(Message, frozen=True):
     tag = "hansa.control.start/1"
     discloses = "who takes part in a run, and where they may be dialled"
 
-    run: str
+    run: RunName
     attempt: Count
     roles: dict[str, tuple[str, ...]]
     addresses: dict[str, str] = {}
@@ -303,10 +317,10 @@ class End(Message, frozen=True):
     tag = "hansa.control.end/1"
     discloses = "how a run ended"
 
-    run: str
+    run: RunName
     attempt: Count
-    status: str
-    cause: str
+    status: Name
+    cause: Sentence
 
 
 class Report(Message, frozen=True):
@@ -320,8 +334,8 @@ class Report(Message, frozen=True):
     tag = "hansa.control.report/1"
     discloses = "what a program tells the owner of the run"
 
-    run: str
-    party: str
+    run: RunName
+    party: Name
     progress: bytes
 
 
@@ -340,13 +354,13 @@ class Trouble(Message, frozen=True):
     tag = "hansa.control.trouble/1"
     discloses = "that a party's program failed, and the error's own sentence"
 
-    run: str
+    run: RunName
     attempt: Count
-    party: str
-    kind: str
-    cause: str
+    party: Name
+    kind: Name
+    cause: Sentence
     round: Count | None = None
-    remedy: str = ""
+    remedy: Sentence = ""
     fatal: bool = False
 
 
@@ -360,9 +374,9 @@ class Finished(Message, frozen=True):
     tag = "hansa.control.finished/1"
     discloses = "that a party's program has ended"
 
-    run: str
+    run: RunName
     attempt: Count
-    party: str
+    party: Name
 
 
 class Recall(Message, frozen=True):
@@ -386,6 +400,15 @@ def control(word: Message) -> Body:
     """A word for the lane of control, as a body."""
     frame = encode(word)
     return Body(word.tag, len(frame), frame)
+
+
+def sentence(text: str) -> str:
+    """``text`` as a :data:`Sentence`: its beginning, where it is longer.
+
+    >>> sentence("no such plan")
+    'no such plan'
+    """
+    return text if len(text) <= 4000 else text[:3990] + "..."
 
 
 def mismatch(newest: int, oldest: int, software: str) -> VersionMismatch:

@@ -67,12 +67,15 @@ class Service:
             self._refused(who, context, error)
             kind, _, what = wire.said(error).partition(": ")
             answer = api.Problem(kind, what)
+        except Exception as error:
+            self._hub.log.failed("a call failed inside", error, peer=None if who is None else who.identity.name)
+            answer = api.Problem("LinkError", _INSIDE)
         return encode(answer)
 
     async def watch(self, frame: bytes, context: Context) -> AsyncIterator[bytes]:
         """A run's events, as they come."""
         who = await self._caller(context)
-        async with self._aborting(who, context):
+        async with self._aborting(who, context), self._told(who):
             word = decode(frame, api.ReadEvents, packets.MAX_PACKET)
             record = self._run(who, word.run, "watch")
             logs = may(who.identity.kind, who.identity.name, "see", _object("logs", record))
@@ -92,7 +95,7 @@ class Service:
     async def fetch(self, frame: bytes, context: Context) -> AsyncIterator[bytes]:
         """A run's files, one after another."""
         who = await self._caller(context)
-        async with self._aborting(who, context):
+        async with self._aborting(who, context), self._told(who):
             word = decode(frame, api.Fetch, packets.MAX_PACKET)
             record = self._run(who, word.run, "fetch", "metrics")
             model = may(who.identity.kind, who.identity.name, "fetch", _object("model", record))
@@ -113,7 +116,8 @@ class Service:
             allow(who.identity.kind, who.identity.name, "link", Object("link", (who.identity.kind, who.identity.name)))
             if self._hub.draining:
                 raise LinkError("the hub is going away; it will be back")
-            if self._hub.nodes() >= self._hub.settings.limits.connections:
+            connected = self._hub.connected(who.identity.name)
+            if not connected and self._hub.nodes() >= self._hub.settings.limits.connections:
                 raise LinkError(f"the hub has {self._hub.nodes()} nodes connected, which is its limit")
             self._streams.count(_address(context), "streams")
             hello = await greeted(wire.reader(context.read))
@@ -127,8 +131,8 @@ class Service:
 
             async with hub.stream(who, hello, close) as link:
                 welcome = Welcome(packets.PROTOCOL, SOFTWARE, hub.authority.federation, hub.clock(), link.lanes())
-                await context.write(encode(welcome))
                 try:
+                    await context.write(encode(welcome))
                     await link.serve(wire.reader(context.read), context.write, hello.lanes)
                 except asyncio.CancelledError:
                     if not closed:
@@ -227,6 +231,34 @@ class Service:
         except HansaError as error:
             self._refused(who, context, error)
             await context.abort(grpc.StatusCode.ABORTED, wire.said(error))
+        except grpc.aio.BaseError:
+            return  # whoever called has gone
+        except Exception as error:
+            self._hub.log.failed("a call failed inside", error, peer=who.identity.name)
+            await context.abort(grpc.StatusCode.ABORTED, f"LinkError: {_INSIDE}")
+
+    @contextlib.asynccontextmanager
+    async def _told(self, who: Certificate) -> AsyncIterator[None]:
+        """Somebody is told something at length: until then, or until it counts no more.
+
+        Raises:
+            IdentityError: it counts no more.
+        """
+        task, closed = asyncio.current_task(), ""
+        assert task is not None
+
+        def close(reason: str) -> None:
+            nonlocal closed
+            closed = reason
+            task.cancel()
+
+        with self._hub.guest(who, close):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not closed:
+                    raise  # it was the caller that left
+                raise IdentityError(closed) from None
 
     def _refused(self, who: Certificate | None, context: Context, error: HansaError) -> None:
         peer = who.identity.name if who is not None else None
@@ -235,6 +267,9 @@ class Service:
         log("refused", peer=peer, address=_address(context), kind=type(error).__name__, reason=str(error))
         if isinstance(error, NotAuthorized | IdentityError):
             self._hub.audit.append("refused", peer=peer or "", reason=str(error))
+
+
+_INSIDE: Final = "the hub failed inside, and nobody foresaw how; its own log says it"
 
 
 def _object(thing: str, record: Record) -> Object:

@@ -108,8 +108,8 @@ class Mailbox:
         for (run,) in self._db.read("SELECT DISTINCT run FROM outbox WHERE peer = ?", peer):
             yield run
 
-    def acknowledged(self, peer: str, run: str, seq: int) -> None:
-        """``peer`` has everything up to ``seq`` durably."""
+    def acknowledged(self, peer: str, run: str, seq: int) -> bool:
+        """``peer`` has everything up to ``seq`` durably; whether that is news."""
         rows = self._db.read(
             "SELECT blob FROM outbox WHERE peer = ? AND run = ? AND seq <= ?", peer, run, seq
         )  # fmt: skip
@@ -117,6 +117,7 @@ class Mailbox:
             self._db.write("DELETE FROM outbox WHERE peer = ? AND run = ? AND seq <= ?", peer, run, seq)
             for (blob,) in rows:
                 self.release(blob)
+        return bool(rows)
 
     def take(self, peer: str, run: str, seq: int) -> bool:
         """Take number ``seq``: False where it was taken before.
