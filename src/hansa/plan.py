@@ -36,7 +36,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from hansa import registry, schema
 from hansa.errors import ConfigError, PlanError, nearest
@@ -67,6 +67,10 @@ class DataSpec:
     test: float = 0.2
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+BESIDE: Final = frozenset({"simulation", "deployment"})
+"""Tables that may stand in a plan's file and are not part of the plan: how to simulate it, and where to place it."""
 
 
 def _plain_mean() -> Aggregation[Any, Any]:
@@ -121,12 +125,12 @@ class Plan:
 
     @staticmethod
     def load(path: str | Path, tables: Mapping[str, Any] | None = None) -> Plan:
-        """Read a TOML plan; a ``[simulation]`` table, which is not part of the plan, may stand beside it.
+        """Read a TOML plan; tables of :data:`BESIDE`, which are not part of the plan, may stand beside it.
 
         Raises:
             PlanError: all its mistakes, each with its line.
         """
-        return load(path, tables or {"simulation": Mapping[str, Any]})[0]
+        return load(path, tables or {})[0]
 
     def to_toml(self) -> str:
         """The plan as TOML text; loading it gives an equal plan."""
@@ -190,8 +194,8 @@ def parse(text: str, tables: Mapping[str, Any], source: str = "plan") -> tuple[P
 
     known = {"name", "seed", "protocol", "learner", "aggregation", "data"}
     for key in data:
-        if key not in known and key not in tables:
-            note(key, f"a plan has no table or setting '{key}'; {nearest(key, known | set(tables))}")
+        if key not in known and key not in tables and key not in BESIDE:
+            note(key, f"a plan has no table or setting '{key}'; {nearest(key, known | set(tables) | BESIDE)}")
     values: dict[str, Any] = {"name": schema.read(str, data.get("name", ""), "name", note)}
     values["seed"] = schema.read(int, data.get("seed", 0), "seed", note)
     for key, hint in (("protocol", Protocol), ("learner", Learner)):

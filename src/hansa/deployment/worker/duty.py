@@ -47,8 +47,7 @@ class Duty:
 def describe(text: str) -> Described | Unusable:
     """What the plan in ``text`` is; or why it cannot be used here."""
     try:
-        # A table for simulations may stand beside a plan; it is not part of it.
-        plan, _ = plans.parse(text, {"simulation": Mapping[str, Any]})
+        plan, _ = plans.parse(text, {})
         roles = plan.protocol.roles(plan.learner, plan.aggregation)
         terms = terms_of(plan)
     except Exception as error:
