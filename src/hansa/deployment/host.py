@@ -246,6 +246,7 @@ class Host:
                     self._courier.trouble(work, party, failed, fatal=True)
                     return
         except StoreError as error:
+            self._db.abandon(error)
             if self.broken is None:
                 raise
             self.broken(error)

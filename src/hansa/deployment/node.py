@@ -175,9 +175,11 @@ class Node:
                 for address in self.credentials.addresses:
                     try:
                         await self._connect(address)
-                    except (IdentityError, VersionMismatch, StoreError):
+                    except (IdentityError, VersionMismatch):
                         raise
                     except HansaError as error:
+                        if self._broken.done():
+                            raise self._broken.result() from None
                         self.log.warning("no link", peer=HUB, address=address, reason=str(error))
                 self.metrics.reconnects.add()
                 if time.monotonic() - began > _RESTED:
@@ -280,6 +282,9 @@ class Node:
             self.log.warning("message refused", peer=peer, run=parcel.run or None, reason=str(error))
             self.audit.append("refused", run=parcel.run, sender=parcel.sender, reason=str(error))
             return str(error)
+        except StoreError as error:
+            self.database.abandon(error)
+            raise
         self.host.deliver(parcel.run, parcel.sender, parcel.receiver, body)
         return ""
 
@@ -534,6 +539,7 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, StoreError):
+                self.database.abandon(error)
                 self._break(error)
             else:
                 self.log.failed("an inner task failed", error)

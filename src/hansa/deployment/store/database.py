@@ -148,7 +148,15 @@ class Database:
                 self._schedule()
             return self._connection.execute(statement, values).lastrowid or 0
         except sqlite3.Error as error:
-            raise self._lost(error) from None
+            raise self._lost(self._full(error)) from None
+
+    def abandon(self, error: StoreError) -> None:
+        """Something beside this file could not be written that this turn's changes rely on: nothing of the turn is kept.
+
+        The process must then end, as after a failure of the file itself.
+        """
+        if self._failure is None and self._open:
+            self._lost(error)
 
     def after(self, action: Callable[[], None]) -> None:
         """Call ``action`` when everything written so far is durable: at once if it is, never if that failed."""
@@ -173,7 +181,7 @@ class Database:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise self._lost(error) from None
+            raise self._lost(self._full(error)) from None
         self._open = False
         waiting, self._waiting = self._waiting, []
         for action in waiting:
@@ -207,13 +215,15 @@ class Database:
             if self.failed is None:
                 raise
 
-    def _lost(self, error: sqlite3.Error) -> StoreError:
+    def _full(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"{self.path}: {error}; make room on the disk, then start again: nothing accepted is lost")
+
+    def _lost(self, failure: StoreError) -> StoreError:
         """What memory holds may now be ahead of the disk, so the process must end and begin again from the disk."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
         self._open = False
         self._waiting.clear()
-        failure = StoreError(f"{self.path}: {error}; make room on the disk, then start again: nothing accepted is lost")
         self._failure = failure
         if self.failed is not None:
             self.failed(failure)
