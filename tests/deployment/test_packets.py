@@ -17,7 +17,7 @@ pytest.importorskip("grpc", reason="needs the extra 'net'")
 
 from docs.packets import LISTS, PAGE, about, meanings, structs, with_table
 from hansa.deployment import api, packets, wire
-from hansa.deployment.hub import require_version
+from hansa.deployment. import require_version
 from hansa.deployment.packets import Hello, Received, Sending
 from hansa.errors import (
     HansaError,
