@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ pytest.importorskip("grpc", reason="needs the extra 'net'")
 
 from docs.packets import LISTS, PAGE, about, meanings, structs, with_table
 from hansa.deployment import api, packets, wire
-from hansa.deployment. import require_version
 from hansa.deployment.packets import Hello, Received, Sending
+from hansa.deployment.standing import greeted
 from hansa.errors import (
     HansaError,
     LinkError,
@@ -165,12 +166,15 @@ def test_a_number_that_no_database_keeps_is_malformed(number: int) -> None:
 
 @named(BOOK["versions"])
 def test_who_speaks_which_versions_is_let_in_or_refused_by_name(case: dict[str, Any]) -> None:
+    async def read() -> bytes:
+        return bytes.fromhex(case["hex"])
+
     hello = decode(bytes.fromhex(case["hex"]), Hello)
     if case["expect"] == "ok":
-        require_version(hello)
+        assert asyncio.run(greeted(read)) == hello
         return
     with pytest.raises(VersionMismatch) as caught:
-        require_version(hello)
+        asyncio.run(greeted(read))
     assert f"versions {hello.oldest} to {hello.protocol}" in str(caught.value)
     # The caller finds the same error by the sentence.
     back = wire.named(wire.said(caught.value))
