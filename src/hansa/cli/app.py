@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 import typer
 
-from hansa.cli import catalogue, plans, runs
+from hansa.cli import catalogue, federation, owner, plans, remote, runs
 from hansa.cli.output import say
-from hansa.errors import ConfigError, HansaError
+from hansa.errors import ConfigError, HansaError, TrustError, VersionMismatch
 
 BAD_INPUT: Final = 2
 """Exit code: what was asked cannot be done."""
@@ -32,6 +32,23 @@ app.command("simulate")(runs.simulate)
 app.command("compare")(runs.compare)
 app.command("report")(runs.write_report)
 app.command("list")(catalogue.list_entries)
+app.command()(federation.hub)
+app.command()(federation.invite)
+app.command()(federation.join)
+app.command()(federation.node)
+app.command()(federation.members)
+app.command()(federation.revoke)
+app.command()(remote.submit)
+app.command("runs")(remote.list_runs)
+app.command()(remote.watch)
+app.command()(remote.logs)
+app.command()(remote.stop)
+app.command()(remote.resume)
+app.command()(remote.fetch)
+app.command()(owner.pending)
+app.command()(owner.approve)
+app.command()(owner.refuse)
+app.command()(owner.audit)
 
 
 def _version(asked: bool) -> None:
@@ -57,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="hansa")
-    except ConfigError as error:
+    except (ConfigError, TrustError, VersionMismatch) as error:
         print(f"hansa: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except HansaError as error:

@@ -14,9 +14,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, and
 
 def say(text: str) -> None:
     """Print text for people."""
-    print(text, file=sys.stdout)
+    print(text, file=sys.stdout, flush=True)
 
 
 def emit(data: Any) -> None:
     """Print a JSON document."""
-    print(dumps(data, indent=2), file=sys.stdout)
+    print(dumps(data, indent=2), file=sys.stdout, flush=True)

@@ -379,6 +379,19 @@ def records(path: Path) -> Iterator[Record]:
     return _verified(path, None, None, CHECKPOINT_EVERY)
 
 
+def read_head(path: Path) -> Head:
+    """The end of a log, once all of it is known to be a chain.
+
+    Raises:
+        AuditError: as :func:`verify`.
+        StoreError: the log cannot be read.
+    """
+    head = Head(0, _NOTHING)
+    for n, (_, line) in enumerate(zip(records(path), _lines(path, None), strict=False), 1):
+        head = Head(n, _hash(line.removesuffix(b"\n")))
+    return head
+
+
 def summary(path: Path) -> tuple[Outflow, ...]:
     """What left the party, by run, receiver and class of message, in this order.
 

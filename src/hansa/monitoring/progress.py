@@ -42,11 +42,9 @@ class Lines:
         """Say what begins."""
         self._rounds = info.rounds
         again = f", from round {info.first_round}" if info.first_round else ""
-        print(
-            f"{info.name or 'run'}: {info.parties:,} parties, {info.parameters:,} parameters{again}",
-            file=self.stream,
-            flush=True,
-        )
+        # Who only watches does not know them.
+        known = [f"{info.parties:,} parties, {info.parameters:,} parameters"] if info.parties else []
+        print(f"{': '.join([info.name or 'run', *known])}{again}", file=self.stream, flush=True)
 
     def round(self, record: RoundRecord) -> None:
         """Say how good the model is."""

@@ -1,0 +1,84 @@
+"""A run of a federation on the screen, event by event."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, final
+
+from rich.console import Console
+
+from hansa.message import decode
+from hansa.monitoring.progress import Lines, Live
+from hansa.monitoring.records import RoundRecord, RunEnd, RunInfo, Status, Tracker
+from hansa.monitoring.strict_json import dumps
+from hansa.protocol import Progress
+
+if TYPE_CHECKING:
+    from hansa.deployment.api import Event, RunView
+
+_ENDS: dict[str, Status] = {"completed": "completed", "stopped": "stopped", "failed": "failed"}
+
+
+@final
+class Following:
+    """Shows what happens in a run: a bar on a terminal, lines elsewhere, JSON lines for programs.
+
+    Args:
+        run: as it was when the watching began.
+        json: for programs.
+    """
+
+    def __init__(self, run: RunView, json: bool) -> None:
+        self.last = 0
+        self._json = json
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._tracker: Tracker = Live(self._console) if self._console.is_terminal else Lines(sys.stderr)
+        self._began = self._before = run.created
+        if not json:
+            self._tracker.begin(RunInfo(run.name, "", run.digest, run.rounds, 0, 0))
+
+    def event(self, event: Event) -> None:
+        """Show one."""
+        self.last = event.number
+        progress = None if event.progress is None else decode(event.progress, Progress)
+        if self._json:
+            print(dumps(as_data(event, progress)), flush=True)
+        elif progress is not None:
+            since, took = event.time - self._began, event.time - self._before
+            self._before = event.time
+            record = RoundRecord(progress.round, progress.metrics, progress.parties, progress.note, since, took)
+            self._tracker.round(record)
+        else:
+            self.say(sentence(event))
+
+    def say(self, text: str) -> None:
+        """A line beside the bar."""
+        if not self._json:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def end(self, run: RunView) -> None:
+        """Show how it ended."""
+        if not self._json:
+            seconds = (run.ended or self._before) - self._began
+            self._tracker.end(RunEnd(_ENDS.get(run.status, "interrupted"), run.cause, seconds, {}))
+
+    def leave(self) -> None:
+        """Stop showing a run that goes on."""
+        if isinstance(self._tracker, Live):
+            self._tracker.end(RunEnd("interrupted", "", 0.0, {}))
+
+
+def as_data(event: Event, progress: Progress | None) -> dict[str, object]:
+    """An event as plain data."""
+    told: dict[str, object] = {
+        "event": event.kind, "number": event.number, "time": event.time, "run": event.run, "party": event.party,
+        "round": event.round, "text": event.text,
+    }  # fmt: skip
+    return told if progress is None else {**told, "metrics": progress.metrics, "parties": progress.parties}
+
+
+def sentence(event: Event) -> str:
+    """An event as a line for people."""
+    place = ", ".join(filter(None, [event.party, "" if event.round is None else f"round {event.round}"]))
+    plain = event.kind in ("status", "answer") or not place
+    return event.text if plain else f"{event.kind} at {place}: {event.text}"
