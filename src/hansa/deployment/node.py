@@ -17,6 +17,7 @@ from typing import Any, Final, final
 
 from hansa.deployment import api, packets, wire
 from hansa.deployment.audit import AuditLog
+from hansa.deployment.diagnosis import diagnose
 from hansa.deployment.dial import calling
 from hansa.deployment.envelopes import Envelopes
 from hansa.deployment.host import Host, Work, Workers
@@ -26,6 +27,7 @@ from hansa.deployment.identity.request import make_request
 from hansa.deployment.link import Link
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
+from hansa.deployment.offers import deviation, misfit, untimely
 from hansa.deployment.packets import (
     BUSY,
     Answer,
@@ -52,8 +54,10 @@ from hansa.errors import (
     HansaError,
     IdentityError,
     MessageError,
+    SealError,
     StoreError,
     TrustError,
+    Unreachable,
     VersionMismatch,
 )
 from hansa.message import decode, encode
@@ -180,7 +184,7 @@ class Node:
                     except HansaError as error:
                         if self._broken.done():
                             raise self._broken.result() from None
-                        self.log.warning("no link", peer=HUB, address=address, reason=str(error))
+                        await self._unlinked(address, error)
                 self.metrics.reconnects.add()
                 if time.monotonic() - began > _RESTED:
                     wait = FIRST_WAIT
@@ -189,6 +193,19 @@ class Node:
                 wait = min(LONGEST_WAIT, wait * 2)
         finally:
             renewing.cancel()
+
+    async def _unlinked(self, address: str, error: HansaError) -> None:
+        """Say why there is no stream.
+
+        Raises:
+            IdentityError: this node's own certificate has expired, and no hub will accept it any more.
+        """
+        found, own = error, self.credentials
+        if isinstance(error, Unreachable):
+            found = await diagnose(address, own.authority_pem, own.certificate.pem, own.tls_key_pem)
+        self.log.warning("no link", peer=HUB, address=address, reason=str(found))
+        if isinstance(found, IdentityError):
+            own.certificate.require_valid(self.clock())
 
     async def broken(self) -> StoreError:
         """Wait until the disk fails, after which this process must end and begin again."""
@@ -275,7 +292,9 @@ class Node:
             if not parcel.run:
                 self._control(decode(parcel.body.inline or b"", packets.TO_NODE, packets.MAX_PACKET))
                 return ""
-            work = self._seats[parcel.run]
+            work = self._seats.get(parcel.run)
+            if work is None:
+                return "this node takes no part in that run any more"
             body = self.envelopes.opened(work, parcel) if parcel.sealed else parcel.body
         except (TrustError, MessageError) as error:
             self.metrics.refusals.add(type(error).__name__)
@@ -295,6 +314,9 @@ class Node:
 
     def _control(self, word: Any) -> None:
         if isinstance(word, Offer):
+            state, waiting = self.works.state(word.run), len(self.works.all(("offered", "looked at", "pending")))
+            if flaw := untimely(word, state, self._attempt(word.run), waiting):
+                raise MessageError(flaw)
             self.works.offered(word.run, encode(word), self.clock())
             self._offers[word.run] = word
             self.audit.append(
@@ -394,23 +416,29 @@ class Node:
         Raises:
             PolicyRefused: its policy does not allow it.
         """
-        if set(offer.roles) != set(described.roles) or self.name not in offer.hosts.values():
-            return "the offer does not fit its plan, or this node has no part in it"
+        if flaw := misfit(offer, described, self.name):
+            return flaw
         owners = offer.roles[described.many]
-        server = next((offer.hosts[role] for role in offer.roles if role != described.many), "")
-        check(
-            self.settings.policy,
-            described.terms,
-            RunRequest(offer.run, offer.digest, offer.submitter, offer.data, tuple(owners), server),
-        )
+        self._check(offer, described, owners)
         if self.name in owners and offer.data not in self.settings.data:
             return f"no data called {offer.data!r} are bound here"
         return ""
+
+    def _check(self, offer: Offer, described: Described, owners: tuple[str, ...]) -> None:
+        """Ask the policy about a run of these owners of data.
+
+        Raises:
+            PolicyRefused: it does not allow it.
+        """
+        server = next((offer.hosts[role] for role in offer.roles if role != described.many), "")
+        request = RunRequest(offer.run, offer.digest, offer.submitter, offer.data, owners, server)
+        check(self.settings.policy, described.terms, request)
 
     def _answer(self, offer: Offer, verdict: str, reason: str) -> None:
         self.works.set(offer.run, verdict, reason)
         self.log.info("answered", run=offer.run, verdict=verdict, reason=reason or None)
         address = self.settings.address or self.peers.address
+        reason = packets.sentence(reason)
         self._say(Answer(offer.run, offer.attempt, verdict, reason, "" if address is None else str(address)))
 
     def _begin(self, run: str) -> None:
@@ -419,11 +447,18 @@ class Node:
         if start is None or described is None:
             return
         try:
+            if flaw := deviation(start, offer, self.name):
+                raise MessageError(flaw)
+            # It may begin with fewer than were asked, and the policy has a word about how few.
+            self._check(offer, described, start.roles[described.many])
             self.envelopes.pin(run, offer.certificates)
         except HansaError as error:
+            self.log.warning("run refused", run=run, kind=type(error).__name__, reason=str(error))
+            self.audit.append("refused", run=run, reason=str(error))
             for party, host in offer.hosts.items():
                 if host == self.name:
-                    self._say(Trouble(run, offer.attempt, party, type(error).__name__, str(error), fatal=True))
+                    why = packets.sentence(str(error))
+                    self._say(Trouble(run, offer.attempt, party, type(error).__name__, why, fatal=True))
             return
         self._discloses[run] = described.classes
         parties = {party for names in start.roles.values() for party in names}
@@ -477,7 +512,13 @@ class Node:
         host = work.hosts[receiver]
         kept = body
         if host != HUB:
-            kept = self.envelopes.sealed(work, sender, receiver, body)
+            try:
+                kept = self.envelopes.sealed(work, sender, receiver, body)
+            except SealError as error:
+                # The program goes on without this receiver, as it does without one that is away.
+                self.log.warning("message withheld", run=work.run, party=sender, receiver=receiver, reason=str(error))
+                self.audit.append("withheld", run=work.run, receiver=receiver, reason=str(error))
+                return
             self.mailbox.pin(kept.blob)
         self.audit.sent(
             run=work.run,
@@ -506,8 +547,8 @@ class Node:
 
     def trouble(self, work: Work, party: str, failed: Failed, fatal: bool) -> None:
         """A program failed; its traceback stays in this node's log."""
-        word = Trouble(work.run, work.attempt, party, failed.kind, failed.what, failed.round, failed.remedy, fatal)
-        self._say(word)
+        what, remedy = packets.sentence(failed.what), packets.sentence(failed.remedy)
+        self._say(Trouble(work.run, work.attempt, party, failed.kind[:64], what, failed.round, remedy, fatal))
 
     # Small things.
 
