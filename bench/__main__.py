@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from bench import averaging, cores, peers, population, scheduler, training
+from bench import averaging, cores, deployment, peers, population, scheduler, training
 from bench.figure import Disagreement, Figure, Size, Unavailable, as_json, as_row, as_text
 from bench.quality import digits, heart, mnist
 from hansa.errors import nearest
@@ -29,6 +29,11 @@ SUITES: Final[dict[str, Callable[[Size], Iterable[Figure]]]] = {
     "simulation/cores": cores.measure,
     "simulation/population": population.measure,
     "aggregation/mean": averaging.measure,
+    "deployment/small_round": deployment.small_round,
+    "deployment/large_round": deployment.large_round,
+    "deployment/hub_memory": deployment.hub_memory,
+    "deployment/idle_nodes": deployment.idle_nodes,
+    "deployment/recovery": deployment.recovery,
     "quality/heart": heart.measure,
     "quality/mnist": mnist.measure,
     "quality/digits": digits.measure,
