@@ -40,6 +40,10 @@ _RIGHTS: Final = (
     " denied: in the same words, whether the object is another's or is not there. Approving is done at the node itself."
 )
 _NAMES: Final = {str: "text", bytes: "bytes", int: "int", float: "float", bool: "bool", type(None): "nil"}
+_BOUNDED: Final = {
+    packets.Count: "count", packets.Number: "number", packets.RunName: "run", packets.LaneName: "lane", packets.Name: "name",
+    packets.Tag: "tag", packets.Sentence: "sentence",
+}  # fmt: skip
 _ROLE: Final = re.compile(r":(?:class|func|mod):`~?([\w.]+)`")
 
 
@@ -64,8 +68,8 @@ def wire_type(hint: Any) -> str:
     >>> wire_type(dict[str, tuple[str, ...]]), wire_type(packets.Count), wire_type(bytes | None)
     ('map of array of text', 'count', 'bytes or nil')
     """
-    if hint == packets.Count:
-        return "count"
+    if hint in _BOUNDED:
+        return _BOUNDED[hint]
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return wire_type(arguments[0])

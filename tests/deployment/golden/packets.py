@@ -187,6 +187,23 @@ def bad() -> list[Fields]:
         add(f"hansa.link.sending/1: size {what}", "link", frame(sending[0], pack({**sending[1], "size": number})))
         lanes = [{**LANE, "offset": number}]
         add(f"hansa.link.hello/1: offset {what}", "link", frame(hello[0], pack({**hello[1], "lanes": lanes})))
+    for what, run in (
+        ("short", "ff"),
+        ("long", RUN + "f"),
+        ("capital", "F" * 16),
+        ("a path", "../../../etc/pas"),
+        ("two lines", RUN + "\n"),
+    ):
+        add(f"hansa.link.sending/1: a run that is {what}", "link", frame(sending[0], pack({**sending[1], "run": run})))
+        add(
+            f"hansa.link.hello/1: a lane that is {what}",
+            "link",
+            frame(hello[0], pack({**hello[1], "lanes": [{**LANE, "run": run}]})),
+        )
+    for name in ("sender", "receiver", "kind"):
+        add(f"hansa.link.sending/1: {name} too long", "link", frame(sending[0], pack({**sending[1], name: "a" * 256})))
+    add("hansa.link.sending/1: number 0", "link", frame(sending[0], pack({**sending[1], "seq": 0})))
+    add("hansa.link.farewell/1: too long", "link", frame("hansa.link.farewell/1", pack({"reason": "a" * 4001})))
     probe = ("hansa.link.probe/1", {"nonce": 7, "answer": False})
     add("a number as a float", "link", frame(probe[0], pack({"nonce": 7.0, "answer": False})))
     add("a truth as a number", "link", frame(probe[0], pack({"nonce": 7, "answer": 0})))
