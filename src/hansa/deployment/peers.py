@@ -29,6 +29,8 @@ from hansa.message import encode
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds until a lost peer is dialled again, at first and at most."""
+PEERS: Final = 1000
+"""Nodes that may dial this one."""
 _PEER: Final = "/hansa.Peer/Link"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -84,7 +86,7 @@ class Peers:
         Raises:
             ConfigError: it cannot be listened on.
         """
-        server = grpc.aio.server(options=wire.SERVER_OPTIONS)
+        server = grpc.aio.server(options=wire.server_options(PEERS))
         method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._answer)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("hansa.Peer", {"Link": method}),))
         try:

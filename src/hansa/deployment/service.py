@@ -299,7 +299,7 @@ async def serving(hub: Hub, address: Address) -> AsyncIterator[Address]:
     Raises:
         ConfigError: it cannot be listened on.
     """
-    server = grpc.aio.server(options=wire.SERVER_OPTIONS)
+    server = grpc.aio.server(options=wire.server_options(hub.settings.limits.connections))
     server.add_generic_rpc_handlers((Service(hub).handlers(),))
     try:
         port = server.add_secure_port(str(address), wire.server_credentials(lambda: hub.credentials))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
@@ -10,6 +11,7 @@ import grpc.aio
 
 from hansa.deployment.identity.certificates import HUB_TLS_NAME
 from hansa.deployment.identity.credentials import Credentials
+from hansa.deployment.logs import printable
 from hansa.deployment.packets import MAX_PACKET
 from hansa.errors import (
     ConfigError,
@@ -56,6 +58,27 @@ SERVER_OPTIONS: Final = (
     # A visitor that never finishes its handshake is shown out.
     ("grpc.server_handshake_timeout_ms", 10_000),
 )
+VISITORS: Final = 1000
+"""Connections beyond those of nodes: of people, and of those who have not shown who they are."""
+OWN_FILES: Final = 512
+"""Open files that a process needs for itself, its database and its workers."""
+
+
+def server_options(nodes: int) -> tuple[tuple[str, Any], ...]:
+    """The options of whoever listens for so many nodes.
+
+    Connections are counted from their first packet on, and those above the limit are closed at once: visitors cannot take the
+    files away that the process needs for itself.
+    """
+    wanted = nodes + VISITORS + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted and (hard == resource.RLIM_INFINITY or soft < hard):
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = nodes + VISITORS if soft == resource.RLIM_INFINITY else min(nodes + VISITORS, max(soft // 2, soft - OWN_FILES))
+    return (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", allowed))
+
+
 _CLIENT: Final = (
     *_SHARED,
     # The caller decides when to dial again, and is told at once that nobody answers.
@@ -124,12 +147,16 @@ def named(text: str) -> HansaError:
     IdentityError('the invitation was used already')
     """
     kind, colon, what = text.partition(": ")
-    return ERRORS[kind](what) if colon and kind in ERRORS else LinkError(text)
+    # It may go to a terminal, and whoever said it may be no friend.
+    lines = [printable(line, 1000) for line in what.splitlines()[:100]]
+    return ERRORS[kind]("\n".join(lines)) if colon and kind in ERRORS else LinkError(printable(text, 1000))
 
 
 def translated(error: grpc.aio.AioRpcError, address: str) -> HansaError:
     """A failed call as an error of Hansa's."""
     code, details = error.code(), error.details() or ""
+    if code is not grpc.StatusCode.ABORTED:
+        details = printable(details)
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(f"{address} cannot be reached: {_plainly(details)}")
     if code is grpc.StatusCode.ABORTED:
