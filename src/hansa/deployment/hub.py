@@ -19,7 +19,7 @@ from hansa.deployment import api, packets
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.host import Host, Workers
 from hansa.deployment.identity.authority import Authority
-from hansa.deployment.identity.certificates import Certificate, read
+from hansa.deployment.identity.certificates import Certificate, read, read_undated
 from hansa.deployment.identity.credentials import Credentials, has_identity
 from hansa.deployment.identity.invitation import make_invitation
 from hansa.deployment.identity.keys import SealingKeys, make_tls_key
@@ -257,6 +257,13 @@ class Hub:
         member = self.members.get(who.name)
         if member is not None and member.revoked is None:
             raise IdentityError(f"'{who.name}' is a member already; ask the operator to revoke it first")
+        before = (
+            read_undated(member.certificate, self.authority.certificate_pem).sealing if member is not None else None
+        )
+        if before is not None and not request.sealing.same_as(before):
+            # Another home has the name from now on, and knows nothing of the old one's lanes.
+            self.mailbox.part(who.name)
+            self._links.pop(who.name, None)
         assert who.admits is not None
         pem = self._certify(request_bytes=word.request, kind=who.admits, name=who.name)
         self.members.burn(invited.serial, request.fingerprint, pem)

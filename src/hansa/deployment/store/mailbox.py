@@ -143,6 +143,13 @@ class Mailbox:
             self.release(blob)
         self._db.write(f"DELETE FROM outbox WHERE {where}", *values)  # noqa: S608 - fixed texts
 
+    def part(self, peer: str) -> None:
+        """Forget all lanes of a peer: another machine has its name from now on, and both begin with number 1."""
+        for (blob,) in self._db.read("SELECT blob FROM outbox WHERE peer = ?", peer):
+            self.release(blob)
+        self._db.write("DELETE FROM outbox WHERE peer = ?", peer)
+        self._db.write("DELETE FROM lanes WHERE peer = ?", peer)
+
     def number(self, run: str, sender: str, receiver: str) -> int:
         """The next number of an envelope from one party to another, beginning with 1."""
         self._db.write(
