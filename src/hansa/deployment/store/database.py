@@ -113,9 +113,13 @@ class Database:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._migrate()
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._migrate()
+            except BaseException:
+                self._connection.close()
+                raise
         except (sqlite3.Error, OSError, StoreError) as error:
             os.close(self._lock)
             raise StoreError(f"{path} cannot be used: {error}") from None
