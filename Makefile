@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.hansa-base ## train one model over several parties' data, live on the screen
+demo: $(VENV)/.hansa-base ## a hub and four hospitals as processes on this machine train one model, live
 	@$(BIN)/hansa demo
 
 test: $(VENV)/.hansa-dev ## every test that is not slow, and the examples of the documentation
@@ -51,7 +51,7 @@ $(BIN)/python:
 $(VENV)/.hansa-base: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Hansa into $(VENV)"
 	@$(PIP) hatchling editables
-	@$(PIP) --no-build-isolation --editable '.[sklearn]'
+	@$(PIP) --no-build-isolation --editable '.[net,sklearn]'
 	@touch $@
 
 $(VENV)/.hansa-dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hansa.cli import catalogue, federation, owner, plans, remote, runs
+from hansa.cli import catalogue, demo, federation, owner, plans, remote, runs
 from hansa.cli.output import say
 from hansa.errors import ConfigError, HansaError, TrustError, VersionMismatch
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Federated learning: the model moves, the data stays.",
 )
-app.command("demo")(runs.demo)
+app.command()(demo.demo)
 app.command("init")(plans.init)
 app.command("explain")(plans.explain)
 app.command("simulate")(runs.simulate)

@@ -29,7 +29,7 @@ class Following:
     """
 
     def __init__(self, run: RunView, json: bool) -> None:
-        self.last = 0
+        self.metrics: dict[str, float] = {}
         self._json = json
         self._console = Console(file=sys.stderr, highlight=False)
         self._tracker: Tracker = Live(self._console) if self._console.is_terminal else Lines(sys.stderr)
@@ -39,8 +39,9 @@ class Following:
 
     def event(self, event: Event) -> None:
         """Show one."""
-        self.last = event.number
         progress = None if event.progress is None else decode(event.progress, Progress)
+        if progress is not None:
+            self.metrics.update(progress.metrics)
         if self._json:
             print(dumps(as_data(event, progress)), flush=True)
         elif progress is not None:

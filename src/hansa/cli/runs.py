@@ -1,4 +1,4 @@
-"""``hansa simulate``, ``hansa demo`` and ``hansa compare``: running plans and looking at runs."""
+"""``hansa simulate``, ``hansa demo --simulate`` and ``hansa compare``: running plans and looking at runs."""
 
 from __future__ import annotations
 
@@ -63,11 +63,8 @@ def simulate(
     _finish(run, folder, json, shlex.join(again))
 
 
-def demo(
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/demo-N if not said.")] = None,
-    json: Json = False,
-) -> None:
-    """Train one model over ten parties' real data, live: handwritten digits, each party with its own few classes."""
+def simulated_demo(out: Path | None, json: bool) -> None:
+    """Train one model over ten simulated parties' real data, live."""
     data = load("sklearn:digits").partition(Dirichlet(alpha=0.3), parties=10, seed=0)
     plan = Plan(
         protocol=FedAvg(rounds=60, cohort=10),
