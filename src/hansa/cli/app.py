@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hansa.cli import catalogue, demo, federation, owner, plans, remote, runs
+from hansa.cli import catalogue, demo, doctor, federation, owner, plans, remote, runs
 from hansa.cli.output import say
 from hansa.errors import ConfigError, HansaError, TrustError, VersionMismatch
 
@@ -49,6 +49,7 @@ app.command()(owner.pending)
 app.command()(owner.approve)
 app.command()(owner.refuse)
 app.command()(owner.audit)
+app.command()(doctor.doctor)
 
 
 def _version(asked: bool) -> None:
