@@ -2,8 +2,9 @@
 
 python -m bench.federation hub FOLDER PORT            runs the hub of FOLDER and says its address and process
 python -m bench.federation node FOLDER NUMBER         runs a node with its worker processes
-python -m bench.federation light FOLDER ADDRESS FIRST COUNT
-                                                     runs so many nodes in one process, each with its own identity and stream
+python -m bench.federation light FOLDER ADDRESS HOMES FIRST COUNT
+                                                     runs so many nodes in one process, each with its own identity and stream,
+                                                      and its home in HOMES
 """
 
 from __future__ import annotations
@@ -136,11 +137,12 @@ class Federation:
         for process in started:
             await process.said()
 
-    async def light_nodes(self, count: int, processes: int) -> None:
-        """Let so many nodes join, spread over a few processes, and wait until all are connected."""
+    async def light_nodes(self, count: int, processes: int, homes: Path) -> None:
+        """Let so many nodes join, spread over a few processes, their homes in ``homes``; wait until all are connected."""
         share = -(-count // processes)
+        where = (str(self.folder), self.address, str(homes))
         started = [
-            Process(self.folder, "light", str(self.folder), self.address, str(first), str(min(share, count - first)))
+            Process(self.folder, "light", *where, str(first), str(min(share, count - first)))
             for first in range(0, count, share)
         ]
         self.processes += started
@@ -231,15 +233,15 @@ async def _node(folder: Path, number: int) -> None:
     await running
 
 
-async def _light(folder: Path, address: str, first: int, count: int) -> None:
+async def _light(folder: Path, address: str, homes: Path, first: int, count: int) -> None:
     found = Credentials.load(folder / "hub" / "operator", time.time())
     async with dial.calling(replace(found, addresses=(address,))) as operator:
         for number in range(first, first + count):
-            await _enrol(folder, number, operator)
+            await _enrol(homes, number, operator)
     settings = NodeSettings(data={DATA: Binding("npz:few.npz")}, policy=_ANY)
     nodes, running = [], []
     for number in range(first, first + count):
-        node = Node(folder / f"node-{number}", settings, InlineWorkers(_few), Log("node"), Metrics())
+        node = Node(homes / f"node-{number}", settings, InlineWorkers(_few), Log("node"), Metrics())
         await node.start()
         nodes.append(node)
         running.append(asyncio.ensure_future(node.run()))
@@ -266,7 +268,7 @@ def main(arguments: list[str]) -> None:
     programs = {
         "hub": lambda: _hub(Path(folder), int(rest[0])),
         "node": lambda: _node(Path(folder), int(rest[0])),
-        "light": lambda: _light(Path(folder), rest[0], int(rest[1]), int(rest[2])),
+        "light": lambda: _light(Path(folder), rest[0], Path(rest[1]), int(rest[2]), int(rest[3])),
     }
     with written(level="warning"):
         asyncio.run(programs[kind]())
