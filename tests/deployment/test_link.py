@@ -361,7 +361,7 @@ def test_hundreds_of_runs_that_end_in_the_middle_of_a_body_do_not_use_up_the_lin
 
 
 def test_what_is_told_of_the_lanes_is_durable(ends: tuple[End, End]) -> None:
-    left, right = ends
+    _, right = ends
     right.mailbox.take("left", A, 3)
     assert right.database._open
     assert right.link.lanes() == [Lane(A, 3)]
@@ -386,7 +386,7 @@ async def told(end: End, *words: Message | bytes) -> tuple[str, list[Message]]:
 
 
 BODY = Sending(A, 1, "x", "y", False, "t", 300, None)
-HOSTILE = {
+HOSTILE: dict[str, list[Message | bytes]] = {
     "a piece out of nothing": [packets.piece(A, 1, 0, b"abc")],
     "a piece of another number": [BODY, packets.piece(A, 2, 0, b"abc")],
     "a piece of another run": [BODY, packets.piece(B, 1, 0, b"abc")],
