@@ -1,4 +1,4 @@
-"""A member whose machine was lost comes back under its name, with another home."""
+"""A member who was revoked comes back under its name, with its own home or another; and who cannot be revoked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ pytest.importorskip("grpc", reason="needs the extra 'net'")
 
 from hansa.deployment import api, dial
 from hansa.deployment.identity import read_invitation
+from hansa.errors import ConfigError, IdentityError
 from tests.deployment.federation import drive, federation
 
 NAME = "node-0"
@@ -44,6 +45,22 @@ def test_who_was_revoked_comes_back_and_is_asked_again(tmp_path: Path, home_is_l
             second = await fed.end(await fed.submit(plan))
             assert second.status == "completed", second.cause
             assert next(seat.answer for seat in second.participants if seat.party == NAME) == "accepted"
+
+    drive(scenario())
+
+
+def test_the_only_operator_cannot_be_shut_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            (only,) = [member.name for member in fed.hub.members.all() if member.kind == "operator"]
+            with pytest.raises(ConfigError, match="the only operator"):
+                await fed.caller.ask(api.Revoke(only), api.Done)
+            async with fed.person("second", "operator") as second:
+                await second.ask(api.Revoke(only), api.Done)
+                with pytest.raises(ConfigError, match="the only operator"):
+                    await second.ask(api.Revoke("second"), api.Done)
+                with pytest.raises(IdentityError, match="revoked"):
+                    await fed.caller.ask(api.ListRuns(), api.RunList)
 
     drive(scenario())
 

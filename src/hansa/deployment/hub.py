@@ -293,8 +293,15 @@ class Hub:
         """Nothing of this member counts any more, from now on.
 
         Raises:
-            ConfigError: there is no such member.
+            ConfigError: there is no such member, or it is the only operator.
         """
+        operators = {
+            member.name for member in self.members.all() if member.kind == "operator" and member.revoked is None
+        }
+        if operators == {name}:
+            raise ConfigError(
+                f"{name!r} is the only operator; without one nobody can be invited or revoked: invite another first"
+            )
         if not self.members.revoke(name, self.clock()):
             raise ConfigError(f"no member and no invitation is called {name!r}; see: hansa members")
         self.audit.append("revoked", name=name, by=by)
