@@ -1,0 +1,421 @@
+"""A run from its submission to a true end: every way there, with its cause, the party and what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hansa.deployment import api
+from hansa.deployment import runs as module
+from hansa.deployment.packets import Answer, End, Finished, Report, Trouble
+from hansa.deployment.settings import HubLimits, HubSettings, NodeLimits
+from hansa.errors import ConfigError, NotAuthorized
+from hansa.message import encode
+from hansa.protocol import Progress
+from tests.deployment.federation import ANYTHING, DATA, PLAN, Federation, drive, federation
+
+FEDAVG = PLAN.format(name="fedavg")
+LONG = FEDAVG.replace("rounds = 3", "rounds = 400")
+
+
+def with_cohort(plan: str, cohort: int) -> str:
+    return plan.replace("cohort = 4", f"cohort = {cohort}")
+
+
+async def round_of(fed: Federation, run: str, number: int) -> None:
+    """Wait until a run has come so far."""
+    await fed.until(lambda: (status(fed, run).round or 0) >= number, f"round {number}")
+
+
+def status(fed: Federation, run: str) -> Any:
+    record = fed.hub.runs.table.get(run)
+    assert record is not None
+    return record
+
+
+def answers(fed: Federation, run: str) -> list[str]:
+    return [seat.answer for seat in fed.hub.runs.table.seats(run)]
+
+
+def refuse_all(fed: Federation, name: str) -> Callable[[], Any]:
+    return lambda: fed.start_node(name, fed.settings(name, policy=replace(ANYTHING, protocols=("fedsgd",))))
+
+
+def test_the_events_of_a_run_tell_its_story(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            run = await fed.submit(FEDAVG)
+            view = await fed.end(run)
+            events = await fed.events(run)
+            told = [event.text for event in events if event.kind == "status"]
+            assert told == [
+                "submitted by operator operator; waits for its turn", "asks its parties", "runs with 4 parties",
+                "completed",
+            ]  # fmt: skip
+            assert sorted(event.party for event in events if event.kind == "answer") == fed.names
+            assert [event.round for event in events if event.kind == "round"] == [0, 1, 2, 3]
+            numbers = [event.number for event in events]
+            assert numbers == sorted(set(numbers))
+            assert (view.cause, view.party, view.remedy) == ("", "", "")
+            assert view.ended is not None
+            assert fed.hub.runs.table.events(run)[-1].text == "completed"
+            # A run that is complete keeps its model and nothing else: no letters, no journal, no files but that.
+            for table in ("programs", "letters", "steps", "states", "outbox"):
+                assert fed.hub.database.read(f"SELECT * FROM {table}") == [], table
+            with pytest.raises(ConfigError, match="completed already"):
+                await fed.caller.ask(api.StopRun(run), api.Done)
+            with pytest.raises(ConfigError, match="is completed; only a run that was stopped or failed"):
+                await fed.caller.ask(api.ResumeRun(run), api.Done)
+
+    drive(scenario())
+
+
+def test_too_few_acceptances_fail_by_name_and_enough_of_them_begin(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0", "node-1", "node-2"]) as fed:
+            await refuse_all(fed, "node-3")()
+            view = await fed.end(await fed.submit(FEDAVG))
+            assert view.status == "failed"
+            assert view.cause.startswith(
+                "3 of 4 parties accepted and 4 are wanted: node-3 refused (policy: [policy] protocols"
+            )
+            assert view.party == "node-3"
+            assert "--least" in view.remedy
+            view = await fed.end(await fed.submit(with_cohort(FEDAVG, 3), least=3))
+            assert view.status == "completed", view.cause
+            answers = {seat.party: seat.answer for seat in view.participants}
+            assert answers == {
+                "server": "accepted",
+                "node-0": "accepted",
+                "node-1": "accepted",
+                "node-2": "accepted",
+                "node-3": "refused",
+            }
+
+    drive(scenario())
+
+
+def test_whoever_says_nothing_within_the_window_is_left_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0", "node-1", "node-2"]) as fed:
+            run = await fed.submit(FEDAVG, seconds=0.05)
+            view = await fed.end(run)
+            assert (view.status, view.party) == ("failed", "node-3")
+            assert "node-3 did not answer" in view.cause
+            run = await fed.submit(with_cohort(LONG, 3), least=3)
+            await fed.until(lambda: answers(fed, run).count("accepted") == 4, "three accept")
+            fed.hub.runs._decide(run)  # the window is over
+            await round_of(fed, run, 1)
+            # It comes too late: it is told so, and holds nothing for the run.
+            late = await fed.start_node("node-3")
+            await fed.until(lambda: late.works.state(run) == "ended", "it is told")
+            assert status(fed, run).status == "running"
+            await fed.caller.ask(api.StopRun(run), api.Done)
+
+    drive(scenario())
+
+
+def test_an_owner_may_take_longer_than_the_window_and_no_longer_than_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0", "node-1", "node-2"]) as fed:
+            manual = fed.settings("node-3", policy=replace(ANYTHING, approval="manual"))
+            node = await fed.start_node("node-3", manual)
+            run = await fed.submit(FEDAVG)
+            await fed.until(lambda: node.asked() and answers(fed, run).count("accepted") == 4, "the owner is asked")
+            fed.hub.runs._decide(run)  # the window is over
+            assert status(fed, run).status == "joining"
+            node.approve(run)
+            assert (await fed.end(run)).status == "completed"
+            # With enough others nobody waits for an owner.
+            run = await fed.submit(with_cohort(FEDAVG, 3), least=3)
+            await fed.until(
+                lambda: answers(fed, run).count("accepted") == 4 and "pending" in answers(fed, run), "asked"
+            )
+            fed.hub.runs._decide(run)
+            view = await fed.end(run)
+            assert view.status == "completed", view.cause
+            assert [seat.answer for seat in view.participants][-1] == "pending"
+            await fed.until(lambda: node.works.state(run) == "ended", "the owner is asked no more")
+            with pytest.raises(ConfigError, match="waits for an answer"):
+                node.approve(run)
+            run = await fed.submit(FEDAVG)
+            await fed.until(
+                lambda: answers(fed, run).count("accepted") == 4 and "pending" in answers(fed, run), "asked"
+            )
+            monkeypatch.setattr(module, "APPROVAL", 0.0)
+            fed.hub.runs._decide(run)
+            view = await fed.end(run)
+            assert (view.status, view.party) == ("failed", "node-3")
+            assert "its owner has not answered" in view.cause
+
+    drive(scenario())
+
+
+def test_a_run_that_is_stopped_goes_on_from_its_saved_round_to_the_same_model(tmp_path: Path) -> None:
+    plan = FEDAVG.replace("rounds = 3", "rounds = 30")
+
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            undisturbed = await fed.run(plan)
+            run = await fed.submit(plan)
+            for stop in (5, 12, 20):
+                await round_of(fed, run, stop)
+                await fed.caller.ask(api.StopRun(run), api.Done)
+                view = await fed.view(run)
+                assert (view.status, view.cause) == ("stopped", "stopped by operator operator")
+                assert f"hansa resume {run}" in view.remedy
+                # At once: what the first attempt still says or sends must not count in the next.
+                await fed.caller.ask(api.ResumeRun(run), api.Done)
+            view = await fed.end(run)
+            assert view.status == "completed", view.cause
+            np.testing.assert_array_equal(fed.model(run).flat, undisturbed.flat)
+            rounds = [event.round or 0 for event in await fed.events(run, "round")]
+            assert len(rounds) < 31 + 3 * 4  # it did not begin anew
+
+    drive(scenario())
+
+
+def test_a_run_may_be_stopped_in_each_state(tmp_path: Path) -> None:
+    settings = HubSettings(limits=HubLimits(runs_at_once=1))
+
+    async def scenario() -> None:
+        async with federation(tmp_path, hub=settings, start=["node-0", "node-1", "node-2"]) as fed:
+            joining, queued = await fed.submit(FEDAVG), await fed.submit(FEDAVG)
+            assert [status(fed, run).status for run in (joining, queued)] == ["joining", "queued"]
+            for run in (queued, joining):
+                await fed.caller.ask(api.StopRun(run), api.Done)
+                assert (await fed.end(run)).status == "stopped"
+            await fed.start_node("node-3")
+            for run in (queued, joining):
+                await fed.caller.ask(api.ResumeRun(run), api.Done)
+            for run in (queued, joining):
+                view = await fed.end(run)
+                assert view.status == "completed", view.cause
+
+    drive(scenario())
+
+
+def test_the_next_turn_is_of_whoever_has_the_fewest_runs_under_way(tmp_path: Path) -> None:
+    settings = HubSettings(limits=HubLimits(runs_at_once=2))
+
+    async def scenario() -> None:
+        async with (
+            federation(tmp_path, hub=settings, start=[]) as fed,
+            fed.person("ada", "submitter") as ada,
+            fed.person("bob", "submitter") as bob,
+        ):
+            greedy = [await fed.submit(FEDAVG, by=ada) for _ in range(4)]
+            modest = await fed.submit(FEDAVG, by=bob)
+            assert [status(fed, run).status for run in greedy] == ["joining", "joining", "queued", "queued"]
+            await ada.ask(api.StopRun(greedy[0]), api.Done)
+            assert status(fed, modest).status == "joining"
+            await bob.ask(api.StopRun(modest), api.Done)
+            assert status(fed, greedy[2]).status == "joining"
+            with pytest.raises(NotAuthorized):
+                await bob.ask(api.StopRun(greedy[1]), api.Done)
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_hub_that_comes_back_goes_on_with_every_run_where_it_was(crash: bool, tmp_path: Path) -> None:
+    settings = HubSettings(limits=HubLimits(runs_at_once=2))
+    plan = FEDAVG.replace("rounds = 3", "rounds = 12")
+
+    async def scenario() -> None:
+        async with federation(tmp_path, hub=settings, start=["node-0", "node-1", "node-2"]) as fed:
+            done = await fed.submit(with_cohort(FEDAVG, 3), parties=("node-0", "node-1", "node-2"))
+            await fed.end(done)
+            running = await fed.submit(with_cohort(plan, 3), parties=("node-0", "node-1", "node-2"))
+            joining, queued = await fed.submit(FEDAVG), await fed.submit(FEDAVG)
+            await round_of(fed, running, 3)
+            before = fed.model(done).flat
+            await fed.stop_hub(crash=crash)
+            await fed.start_hub()
+            assert status(fed, done).status == "completed"
+            assert status(fed, joining).status == "joining"
+            assert status(fed, queued).status in ("queued", "joining")
+            np.testing.assert_array_equal(fed.model(done).flat, before)
+            await fed.start_node("node-3")
+            for run in (running, joining, queued):
+                view = await fed.end(run)
+                assert view.status == "completed", view.cause
+            undisturbed = await fed.run(with_cohort(plan, 3), parties=("node-0", "node-1", "node-2"))
+            np.testing.assert_array_equal(fed.models(running)["server"].flat, undisturbed.flat)
+
+    drive(scenario())
+
+
+def test_the_window_of_a_run_goes_on_while_the_hub_is_down(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        now = time.time()
+        async with federation(tmp_path, start=["node-0"], clock=lambda: now) as fed:
+            run = await fed.submit(FEDAVG, seconds=60.0)
+            await fed.stop_hub()
+            now += 61.0
+            await fed.start_hub()
+            view = await fed.end(run)
+            assert view.status == "failed"
+            assert "did not answer" in view.cause
+
+    drive(scenario())
+
+
+def test_a_run_that_takes_too_long_ends_with_the_limit_as_its_cause(tmp_path: Path) -> None:
+    settings = HubSettings(limits=HubLimits(run=0.5))
+
+    async def scenario() -> None:
+        async with federation(tmp_path, hub=settings) as fed:
+            view = await fed.end(await fed.submit(LONG.replace("rounds = 400", "rounds = 10000")))
+            assert view.status == "failed"
+            assert "hub's limit of 0.5 s" in view.cause
+            assert "hub.toml" in view.remedy
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_machine_with_the_server_that_stays_away_ends_the_run_by_name(
+    restart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOST_AFTER", 0.1)
+
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            run = await fed.submit(LONG, server="node-3")
+            await round_of(fed, run, 1)
+            if restart:  # a hub that was down when it left must miss it too
+                monkeypatch.setattr(module, "LOST_AFTER", 600.0)
+                await fed.stop_node("node-3")
+                await fed.stop_hub()
+                monkeypatch.setattr(module, "LOST_AFTER", 0.1)
+                await fed.start_hub()
+            else:
+                await fed.stop_node("node-3")
+            view = await fed.end(run)
+            assert (view.status, view.party) == ("failed", "server")
+            assert view.cause == "node-3 has been away for 0.1 s, and the run cannot do without it"
+            monkeypatch.setattr(module, "LOST_AFTER", 600.0)
+            await fed.start_node("node-3")
+
+    drive(scenario())
+
+
+def test_peers_without_a_server_go_on_without_one_that_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOST_AFTER", 0.05)
+    plan = PLAN.format(name="dpsgd").replace("cohort = 4", "deadline = 0.3").replace("rounds = 3", "rounds = 4")
+
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            run = await fed.submit(plan)
+            await fed.until(lambda: status(fed, run).status == "running", "it runs")
+            await fed.stop_node("node-3")
+            view = await fed.end(run)
+            assert view.status in ("completed", "failed")
+            if view.status == "completed":
+                texts = [event.text for event in await fed.events(run, "trouble") if event.party == "node-3"]
+                assert any("the run goes on without it" in text for text in texts)
+
+    drive(scenario())
+
+
+def test_what_nodes_say_of_runs_that_are_not_theirs_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            run = await fed.submit(with_cohort(LONG, 2), parties=("node-0", "node-1"), name="theirs")
+            await round_of(fed, run, 1)
+            heard, frame = fed.hub.runs.heard, encode(Progress(1, {}, {}))
+            assert "take no part" in heard("node-3", Trouble(run, 1, "server", "E", "x", fatal=True))
+            assert "take no part" in heard("node-3", Answer(run, 1, "refused"))
+            assert "no such run" in heard("node-3", Finished("00000000000000ff", 1, "server"))
+            assert "not yours" in heard("node-0", Trouble(run, 1, "server", "E", "x", fatal=True))
+            assert "not yours" in heard("node-0", Trouble(run, 1, "node-1", "E", "x", fatal=True))
+            assert "not yours" in heard("node-0", Finished(run, 1, "server"))
+            assert heard("node-0", Finished(run, 1, "node-0"))  # a client cannot end a run
+            assert heard("node-0", Report(run, "node-0", frame))
+            # Of another attempt, or a second time: nothing, and nobody is left out for it.
+            for word in (
+                Trouble(run, 7, "node-0", "E", "x", fatal=True),
+                Answer(run, 1, "accepted"),
+                Answer(run, 1, "refused"),
+            ):
+                assert heard("node-0", word) == ""
+            ends = fed.hub.database.read("SELECT inline FROM outbox WHERE peer = 'node-0' AND run = ''")
+            assert not any(End.tag.encode() in bytes(frame) for (frame,) in ends)
+            # A client's own fatal trouble is news, and no more.
+            assert heard("node-0", Trouble(run, 1, "node-0", "E", "its disk broke", fatal=True)) == ""
+            assert status(fed, run).status == "running"
+            assert [event.text for event in await fed.events(run, "trouble")] == ["E: its disk broke"]
+            await fed.caller.ask(api.StopRun(run), api.Done)
+            assert heard("node-0", Trouble(run, 1, "node-0", "E", "crossed the end")) == ""
+            assert status(fed, run).status == "stopped"
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"parties": ("node-0", "nobody")}, "no node of this federation is called 'nobody'"),
+        ({"server": "nobody"}, "no node of this federation is called 'nobody'"),
+        ({"parties": ("hub",)}, "the hub owns no data"),
+        ({"least": 5}, "least is at most the 4 parties asked, not 5"),
+        ({"least": -1}, "least is at most"),
+        ({"seconds": -1.0}, "seconds to join"),
+        ({"seconds": 1e9}, "seconds to join"),
+        ({"seconds": float("nan")}, "seconds to join"),
+        ({"plan": "this is no plan"}, "plan"),
+        ({"plan": FEDAVG.replace("fedavg", "fedavgg")}, "fedavg"),
+    ],
+)
+def test_a_request_that_cannot_be_used_keeps_nothing(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=[]) as fed:
+            with pytest.raises(ConfigError, match=said):
+                await fed.caller.ask(api.Submit(**{"plan": FEDAVG, "data": DATA, **fields}), api.Submitted)
+            assert fed.hub.runs.table.all() == []
+            assert fed.hub.database.read("SELECT * FROM hosts") == []
+
+    drive(scenario())
+
+
+def test_nodes_take_no_more_runs_at_once_than_their_owners_allow(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, limits=NodeLimits(runs_at_once=1)) as fed:
+            most = 0
+
+            def busy(run: str) -> Callable[[], bool]:
+                return lambda: answers(fed, run).count("pending") == 4
+
+            def over(run: str) -> bool:
+                nonlocal most
+                for node in fed.nodes.values():
+                    most = max(most, len(node.works.all(("looked at", "accepted", "started"))))
+                return status(fed, run).status in ("completed", "failed")
+
+            first = await fed.submit(LONG)
+            await round_of(fed, first, 1)
+            others = [await fed.submit(FEDAVG) for _ in range(3)]
+            for run in others:
+                await fed.until(busy(run), "all say that they are busy")
+                fed.hub.runs._decide(run)  # its window is over, but a busy node is no absent one
+                assert status(fed, run).status == "joining"
+                assert "is busy with another run" in (await fed.events(run, "answer"))[0].text
+            await fed.caller.ask(api.StopRun(first), api.Done)
+            for run in others:
+                await fed.until(partial(over, run), "it has its turn")
+                assert status(fed, run).status == "completed", status(fed, run).cause
+            assert most == 1
+
+    drive(scenario())
