@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from hansa.deployment.packets import Count
+from hansa.deployment.packets import Count, Name
 from hansa.message import Message
 
 
@@ -27,11 +27,11 @@ class Submit(Message, frozen=True):
     discloses = "a plan, and who is to take part"
 
     plan: str
-    name: str = ""
-    data: str = ""
-    parties: tuple[str, ...] = ()
+    name: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    data: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    parties: Annotated[tuple[Name, ...], msgspec.Meta(max_length=10_000)] = ()
     least: int = 0
-    server: str = "hub"
+    server: Name = "hub"
     seconds: float = 0.0
 
 

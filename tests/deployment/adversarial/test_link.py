@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
@@ -192,7 +193,7 @@ def test_who_asks_and_reads_no_answer_is_shown_out(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with federation(tmp_path, start=[]) as fed:
             hub = fed.hub
-            end = link.Link("node-3", hub.database, hub.mailbox, hub.spool, hub, 1000)
+            end = link.Link("node-3", hub.database, hub.mailbox, hub.spool, hub, 1000, 1000)
             with pytest.raises(LinkError, match="reads no answer"):
                 await end.serve(ask, full, [])
             assert len(end._words) <= 2000
