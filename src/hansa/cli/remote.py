@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hansa import plan as planning
+from hansa import schema
 from hansa.cli.following import Following, as_data, sentence
 from hansa.cli.home import Home, date, hint, home_of, same_home, table
 from hansa.cli.output import Json, emit, say
@@ -21,32 +23,33 @@ from hansa.simulation.settings import Simulation
 if TYPE_CHECKING:
     from hansa.deployment.api import Event, RunView
     from hansa.deployment.identity import Credentials
+    from hansa.deployment.placement import Deployment
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")]
 
 
 def submit(
     file: Annotated[Path, typer.Argument(help="A TOML plan.")],
-    data: Annotated[
-        str, typer.Option(help="The name by which the nodes bind their data; the plan's if not said.")
-    ] = "",
-    parties: Annotated[str, typer.Option(help="The nodes that are asked: a,b,c; all, if not said.")] = "",
-    least: Annotated[int, typer.Option(help="How many must take part; all that are asked, if 0.")] = 0,
-    server: Annotated[str, typer.Option(help="Where updates are combined: hub, or a node.")] = "hub",
-    within: Annotated[float, typer.Option(help="Seconds that the nodes have to answer; the hub's limit, if 0.")] = 0.0,
+    data: Annotated[str | None, typer.Option(help="The name by which the nodes bind their data.")] = None,
+    parties: Annotated[str | None, typer.Option(help="The nodes that are asked: a,b,c.")] = None,
+    least: Annotated[int | None, typer.Option(help="How many must take part; 0 for all that are asked.")] = None,
+    server: Annotated[str | None, typer.Option(help="Where updates are combined: hub, or a node.")] = None,
+    within: Annotated[float | None, typer.Option(help="Seconds to answer; 0 for the hub's limit.")] = None,
     watching: Annotated[bool, typer.Option("--watch", help="Stay and watch it.")] = False,
     change: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: protocol.rounds=5.")] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Ask the federation to run a plan; prints the run's name."""
+    """Ask the federation to run a plan; prints the run's name. What is not said here, the plan's [deployment] table says."""
     place = home_of(home, "hansa submit")
     from hansa.deployment import api, people
 
-    text, name = _plan_text(file, change or [])
+    text, name, placed = _plan_text(file, change or [])
     mine = people.credentials_at(place)
-    asked = tuple(party.strip() for party in parties.split(",") if party.strip())
-    request = api.Submit(text, name, data or name, asked, least, server, within)
+    asked = None if parties is None else tuple(party.strip() for party in parties.split(",") if party.strip())
+    said: dict[str, Any] = {"data": data, "parties": asked, "least": least, "server": server, "within": within}
+    placed = replace(placed, **{key: value for key, value in said.items() if value is not None})
+    request = api.Submit(text, name, placed.data or name, placed.parties, placed.least, placed.server, placed.within)
     run = people.ask(mine, request, api.Submitted).run
     if watching:
         if not json:
@@ -59,8 +62,10 @@ def submit(
         hint(f"watch it: hansa watch {run[:6]}{same_home(home)}")
 
 
-def _plan_text(file: Path, changes: list[str]) -> tuple[str, str]:
-    """A plan as it is sent, read here too, so that mistakes come with their lines; and its name."""
+def _plan_text(file: Path, changes: list[str]) -> tuple[str, str, Deployment]:
+    """A plan as it is sent, read here too, so that mistakes come with their lines; its name; and how it is placed."""
+    from hansa.deployment.placement import Deployment
+
     try:
         text = file.read_text(encoding="utf-8")
         table = tomllib.loads(text)
@@ -74,12 +79,18 @@ def _plan_text(file: Path, changes: list[str]) -> tuple[str, str]:
     if changes:
         text = planning.to_toml(table)
     name = table.get("name") or file.stem
+    source = f"{file} with --set" if changes else str(file)
+
+    def wrong(place: str, sentence: str) -> None:
+        raise ConfigError(f"{source}: [{place}] {sentence}")
+
+    placed: Deployment = schema.read(Deployment, table.get("deployment", {}), "deployment", wrong)
     try:
-        planning.parse(text, {"simulation": Simulation}, f"{file} with --set" if changes else str(file))
+        planning.parse(text, {"simulation": Simulation}, source)
     except MissingExtra as error:
         # The parties have what this machine lacks, or say that they have not.
         hint(f"not checked here: {error}")
-    return text, str(name)
+    return text, str(name), placed
 
 
 def list_runs(home: Home = None, json: Json = False) -> None:
