@@ -36,6 +36,8 @@ ATTEMPTS: Final = 3
 """How often a worker that dies at one and the same place is replaced."""
 INLINE: Final = 1 << 16
 """Bytes of a frame above which it is kept in a file of its own."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds until a party whose disk was full is tried again, at first and at most."""
 _MOST_TEXT: Final = 1 << 12
 
 
@@ -229,11 +231,19 @@ class Host:
         log = self._log.bind(run=work.run, party=party)
         stuck, before = 0, self._journal.progress(work.run, party)
         try:
+            wait = FIRST_WAIT
             while True:
                 lost = await self._serve(program, log)
                 if lost is None:
                     return
                 program.worker = None
+                if isinstance(lost, Unusable):
+                    log.warning("worker waits", reason=lost.reason, seconds=wait)
+                    failed = Failed("StoreError", lost.reason, "", 0.0, remedy="make room; it tries again by itself")
+                    self._courier.trouble(work, party, failed, fatal=False)
+                    await asyncio.sleep(wait)
+                    wait = min(LONGEST_WAIT, 2 * wait)
+                    continue
                 now = self._journal.progress(work.run, party)
                 stuck = stuck + 1 if now == before else 1
                 before = now
@@ -258,8 +268,8 @@ class Host:
             if program.worker is not None:
                 await program.worker.stop()
 
-    async def _serve(self, program: _Program, log: Log) -> str | None:
-        """One worker's life: why it was lost, or None if it is not needed any more."""
+    async def _serve(self, program: _Program, log: Log) -> str | Unusable | None:
+        """One worker's life: why it was lost, what it lacked for now, or None if it is not needed any more."""
         work, party = program.work, program.party
         words: asyncio.Queue[Message | Lost] = asyncio.Queue()
         program.early = []  # what came until now is in the journal
@@ -289,6 +299,9 @@ class Host:
             word = await words.get()
             if isinstance(word, Lost):
                 return word.reason
+            if isinstance(word, Unusable) and word.passing:
+                await worker.stop()
+                return word
             if isinstance(word, Unusable):
                 failed = Failed("Unusable", word.reason, "", 0.0)
                 self._courier.trouble(work, party, failed, fatal=True)

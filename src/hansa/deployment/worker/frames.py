@@ -269,12 +269,17 @@ class Failed(Message, frozen=True):
 class Unusable(Message, frozen=True):
     """The worker cannot run, or go on: its plan or its data do not load here, the disk is full, or the program does not do
     again what it did. It does nothing more; another worker may go on from what was written down.
+
+    Args:
+        reason: one sentence.
+        passing: what is lacking may be there later, as room on a disk: another worker is worth trying then.
     """
 
     tag = "hansa.worker.unusable/1"
     discloses = "nothing: it stays on the party's machine"
 
     reason: str
+    passing: bool = False
 
 
 TO_WORKER: tuple[type[Message], ...] = (Describe, Setup, Letter)

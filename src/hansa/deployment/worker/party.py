@@ -364,12 +364,12 @@ class Resident(Party):
             await asyncio.get_running_loop().create_future()
         return answer
 
-    async def _parked(self, reason: str) -> Any:
-        self._give_up(reason)
+    async def _parked(self, reason: str, passing: bool = False) -> Any:
+        self._give_up(reason, passing)
         return await asyncio.get_running_loop().create_future()
 
-    def _give_up(self, reason: str) -> None:
-        self._say(Unusable(f"{self.name}: {reason}"[:MOST_TEXT]))
+    def _give_up(self, reason: str, passing: bool = False) -> None:
+        self._say(Unusable(f"{self.name}: {reason}"[:MOST_TEXT], passing))
         self._stuck = True
 
     async def _stored(self, message: Message) -> Body:
@@ -379,7 +379,7 @@ class Resident(Party):
             body: Body = await self._around.work(stored, message, self._setup.inline, self._spool)
             return body
         except StoreError as error:
-            parked: Body = await self._parked(str(error))
+            parked: Body = await self._parked(str(error), passing=True)
             return parked
 
     async def _stepped(self, step: Step) -> None:
