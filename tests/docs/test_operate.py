@@ -19,8 +19,10 @@ CHANGING = (
     (r"hansa1-[\w.-]+", "TOKEN"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
     (r"\b(?:[0-9a-f]{4} ){7}[0-9a-f]{4}\b", "KEYS"),
-    (r"\b[0-9a-f]{16}\b|(?<=(?:watch|fetch|prove|ctnsa) )[0-9a-f]{6}\b", "RUN"),
+    (r"\b[0-9a-f]{16}\b|(?<=(?:watch|fetch|prove|octor) )[0-9a-f]{6}\b", "RUN"),
     (r"\d+\.\d+ s\b", "SECONDS"),
+    (r"\d+\.\d+ [kMGT]B are free", "SIZE are free"),
+    (r"(Python|grpcio|cryptography) [\d.]+", r"\1 VERSION"),
     (r"\b\d+\.\d{4}\b", "NUMBER"),
     (r" +", " "),
 )
