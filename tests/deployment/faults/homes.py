@@ -79,17 +79,19 @@ def workers() -> InlineWorkers:
     return InlineWorkers(lambda plain, many: load(read_binding(plain), many))
 
 
-def table(folder: Path, features: int = 4, rows: int = 60) -> None:
+def table(folder: Path, features: int, rows: int) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, features)).astype(np.float32)
     y = (x[:, :4] @ rng.normal(size=(4, 3))).argmax(axis=1)
     np.savez(folder / "table.npz", x=x, y=y)
 
 
-def make(folder: Path, address: Address = NOWHERE, names: Sequence[str] = NAMES, **data: int) -> Homes:
+def make(
+    folder: Path, address: Address = NOWHERE, names: Sequence[str] = NAMES, features: int = 4, rows: int = 60
+) -> Homes:
     """A federation whose nodes have joined, without a network."""
     homes = Homes(folder, address, names)
-    table(folder, **data)
+    table(folder, features, rows)
     settings = homes.hub_settings()
 
     async def join() -> None:

@@ -27,7 +27,7 @@ from hansa.deployment.service import serving
 from hansa.deployment.store import Database
 from hansa.deployment.worker.process import Workers
 from hansa.errors import HansaError
-from tests.deployment.faults.homes import NAMES, Homes
+from tests.deployment.faults.homes import Homes
 
 
 def say(text: str, stream: TextIO) -> None:
@@ -136,7 +136,7 @@ async def node(homes: Homes, name: str) -> None:
 def main(arguments: list[str]) -> int:
     kind, home, which, *fault = arguments
     folder = Path(home)
-    homes = Homes(folder, Address(os.environ.get("HOST", "127.0.0.1"), 0), NAMES)
+    homes = Homes(folder, Address(os.environ.get("HOST", "127.0.0.1"), 0), os.environ["NAMES"].split())
     for module, name, value in ((nodes, "LONGEST_WAIT", "0.5"), (runs, "LOST_AFTER", "600")):
         vars(module)[name] = float(os.environ.get(name, value))
     if fault:

@@ -308,7 +308,13 @@ async def realm(
 ) -> AsyncIterator[Realm]:  # fmt: skip
     """Start all machines of a federation, and end them."""
     (homes.folder / "tmp").mkdir(exist_ok=True)
-    shared = {**os.environ, "TMPDIR": str(homes.folder / "tmp"), "OMP_NUM_THREADS": "1", "HOST": homes.address.host}
+    shared = {
+        **os.environ,
+        "TMPDIR": str(homes.folder / "tmp"),
+        "OMP_NUM_THREADS": "1",
+        "HOST": homes.address.host,
+        "NAMES": " ".join(homes.names),
+    }
     machines = {
         name: Machine(
             name,

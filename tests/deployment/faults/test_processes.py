@@ -79,7 +79,9 @@ def test_a_drained_federation_leaves_no_orphans_and_goes_on_later(homes: Homes, 
             await gone(marked(league.mark))
             assert marked(league.mark) == []
             for machine in league.machines.values():
-                await machine.until(lambda machine=machine: machine.ended == [0])
+                while not machine.ended:
+                    await machine.changed.wait()
+                assert machine.ended == [0]
             return run
 
     async def second(run: str) -> None:
