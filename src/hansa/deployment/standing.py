@@ -18,7 +18,9 @@ from hansa.message import decode, encode
 
 SOFTWARE: Final = version("hansa")
 GREETING: Final = 10.0
-"""Seconds that either side has for its first packet."""
+"""Seconds that whoever dials has for its first packet."""
+WELCOME: Final = 30.0
+"""Seconds that whoever dials waits for a connection and the other side's first packet; later silence is for the pings to find."""
 
 
 def hello(instance: str, link: Link) -> Hello:
@@ -65,8 +67,12 @@ async def dialled(
     call: wire.Stream = channel.stream_stream(method)()
     read = wire.reader(call.read)
     try:
-        await call.write(encode(hello(instance, link)))
-        first = await read()
+        try:
+            async with asyncio.timeout(WELCOME):
+                await call.write(encode(hello(instance, link)))
+                first = await read()
+        except TimeoutError:
+            raise Unreachable(f"{address} has said nothing within {WELCOME:g} s") from None
         if first is None:
             raise wire.translated(await _status(call), address)
         welcome = decode(first, Welcome, packets.MAX_PACKET)
