@@ -29,6 +29,7 @@ from bench.figure import Unavailable
 from bench.resting import package
 from hansa.deployment import api, dial
 from hansa.deployment.binding import Binding
+from hansa.deployment.heap import one_heap
 from hansa.deployment.hub import Hub, create
 from hansa.deployment.identity import Credentials, read_invitation
 from hansa.deployment.logs import Log, written
@@ -264,6 +265,7 @@ def main(arguments: list[str]) -> None:
     """One of the programs of the module's text."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    one_heap()
     kind, folder, *rest = arguments
     programs = {
         "hub": lambda: _hub(Path(folder), int(rest[0])),

@@ -22,7 +22,7 @@ from hansa.message import Message
 from hansa.party import Party
 from hansa.pipeline import Form, Stage
 from hansa.protocol import Aggregation, Collected, Gathering, Withdraw
-from hansa.tensor import Array, Rows, SumsLater, Tensor
+from hansa.tensor import Array, Rows, SumsLater, Tensor, all_finite
 from hansa.update import Bounded, Mean, Update
 
 U = TypeVar("U", Update, Bounded)
@@ -205,6 +205,8 @@ class _Fold:
         self.alike: Array | None = None
         self.factor = 0.0
         self.uneven = False
+        # The total, where nobody else has it, so that it may become the mean in place.
+        self._own: Array | None = None
 
     def add(self, message: Contribution, weight: float, factor: float) -> None:
         self.weight += weight
@@ -232,8 +234,8 @@ class _Fold:
         self._wait(0)
         assert self.total is not None
         with np.errstate(over="ignore", invalid="ignore"):
-            delta = self.total * self.total.dtype.type(1.0 / self.weight)
-        if not np.isfinite(delta).all():
+            delta = np.multiply(self.total, self.total.dtype.type(1.0 / self.weight), out=self._own)
+        if not all_finite(delta):
             raise NonFinite(
                 "the mean of finite updates overflowed", remedy="clip the updates or lower the learning rate"
             )
@@ -257,6 +259,7 @@ class _Fold:
     def _add(self, summed: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             self.total = summed if self.total is None else self.total + summed
+            self._own = None
 
     def _into(self, array: Array, factor: float) -> None:
         # Where all weigh the same, as they mostly do, the weight is multiplied in once, at the end.
@@ -273,18 +276,19 @@ class _Fold:
     def _settle(self) -> None:
         alike, self.alike = self.alike, None
         if alike is not None:
-            self._plus(alike, self.factor)
+            self._plus(alike, self.factor, alike)
 
-    def _plus(self, array: Array, factor: float) -> None:
+    def _plus(self, array: Array, factor: float, out: Array | None = None) -> None:
+        """Add an array times a factor; the product may be written to ``out``."""
         self._wait(0)
         with np.errstate(over="ignore", invalid="ignore"):
-            summand = array * array.dtype.type(factor)
+            summand = np.multiply(array, array.dtype.type(factor), out=out)
             if self.total is None:
-                self.total = summand
+                self.total = self._own = summand
             elif self.total.dtype == array.dtype:
                 self.total += summand
             else:
-                self.total = self.total.astype(np.float64) + summand
+                self.total = self._own = self.total.astype(np.float64) + summand
 
 
 def _misfit(delta: Tensor, gathering: Gathering, dtypes: Sequence[np.dtype[Any]]) -> str:

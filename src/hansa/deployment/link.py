@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class _Outgoing:
     partial: int = 0
     offset: int = 0
     parcel: Parcel | None = None
-    data: memoryview | None = None
+    data: mmap.mmap | None = None
 
 
 @final
@@ -208,7 +209,7 @@ class Link:
             self._turns.append(run)
             body = parcel.body
             if body.inline is None:
-                lane.parcel, lane.data = parcel, memoryview(self.spool.map(body.blob))
+                lane.parcel, lane.data = parcel, self.spool.map(body.blob)
                 if lane.partial != parcel.seq or lane.offset >= body.size:
                     lane.partial, lane.offset = parcel.seq, 0
             else:
@@ -232,7 +233,10 @@ class Link:
         self._turns.append(run)
         assert lane.data is not None
         start, end = lane.offset, min(lane.offset + packets.PIECE_BYTES, lane.parcel.body.size)
-        packet = packets.piece(run, lane.parcel.seq, start, lane.data[start:end])
+        with memoryview(lane.data) as data, data[start:end] as part:
+            packet = packets.piece(run, lane.parcel.seq, start, part)
+        # What is sent once is not read again, and would count as this process's memory for as long as the file is mapped.
+        lane.data.madvise(mmap.MADV_DONTNEED, start - start % mmap.PAGESIZE, end - start + start % mmap.PAGESIZE)
         lane.offset = end
         if end == lane.parcel.body.size:
             self._passed(lane)

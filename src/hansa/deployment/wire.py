@@ -40,7 +40,6 @@ _SHARED: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_metadata_size", 8192),
     # Large frames: of 100 MB through TLS, seven thousand frames of 16 KiB cost more than the cipher.
     ("grpc.http2.max_frame_size", 1 << 20),
-    ("grpc.http2.lookahead_bytes", 4 << 20),
     ("grpc.http2.write_buffer_size", 1 << 20),
     # A dead machine answers no ping; a slow one does, so nothing here cuts off work.
     ("grpc.keepalive_time_ms", 30_000),
@@ -51,6 +50,9 @@ _SHARED: Final[tuple[tuple[str, Any], ...]] = (
 )
 SERVER_OPTIONS: Final = (
     *_SHARED,
+    # What a node may send before the hub has read it, whatever the line could take: so the hub's memory has a bound.
+    ("grpc.http2.lookahead_bytes", 1 << 20),
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_concurrent_streams", 16),
     # Two hubs on one port would share its connections, silently.

@@ -41,6 +41,7 @@ class FedAvg(Synchronous):
         rate = self.server_learning_rate
 
         def step(params: Params, slots: Slots, mean: Mean[Any], round: int, share: float) -> tuple[Array, Slots]:
-            return params.flat + params.flat.dtype.type(rate) * mean.delta, slots
+            moved = mean.delta if rate == 1.0 else params.flat.dtype.type(rate) * mean.delta
+            return params.flat + moved, slots
 
         return Algorithm(step)

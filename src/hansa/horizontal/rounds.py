@@ -29,7 +29,7 @@ from hansa.message import Message
 from hansa.params import Params
 from hansa.party import Party, tell
 from hansa.protocol import Aggregation, Collected, Gathering, Protocol, Role, Withdraw
-from hansa.tensor import Array, Tensor
+from hansa.tensor import Array, Tensor, all_finite
 from hansa.update import Mean, Noised, Update
 
 Slots = Mapping[str, Array]
@@ -214,12 +214,9 @@ async def _serve(
         )
     state = me.saved
     if not isinstance(state, RoundState):
-        params = learner.init(me.rng("init"), me.data.test)
-        slots = {name: Tensor(value) for name, value in algorithm.slots(params).items()}
-        state = RoundState(0, params, slots, Best())
-        best = await report(protocol, learner, me, 0, params, state.best, {}, {}, last=False)
-        state = replaced(state, best=best)
-        await me.save(state)
+        state = _first(algorithm, learner.init(me.rng("init"), me.data.test))
+        best = await report(protocol, learner, me, 0, state.params, state.best, {}, {}, last=False)
+        state = await _saved(me, replaced(state, best=best))
     while state.round < protocol.rounds and not protocol.stop.reached(state.best):
         round = state.round + 1
         metrics: dict[str, float] = {}
@@ -238,11 +235,21 @@ async def _serve(
                 mean = plain_mean(collected)
                 metrics = {f"train_{name}": value for name, value in sorted(mean.scalars.items())}
                 metrics["contributors"] = mean.count
+                del collected, mean  # as large as the model, which the next round needs room for
         last = round == protocol.rounds
         best = await report(protocol, learner, me, round, state.params, state.best, metrics, notes, last)
-        state = replaced(state, best=best)
-        await me.save(state)
+        state = await _saved(me, replaced(state, best=best))
     return state.params
+
+
+def _first(algorithm: Algorithm, params: Params) -> RoundState:
+    return RoundState(0, params, {name: Tensor(value) for name, value in algorithm.slots(params).items()}, Best())
+
+
+async def _saved(me: Party, state: RoundState) -> RoundState:
+    """Save ``state``; what the party has of it afterwards, which may lie in a file instead of in memory."""
+    await me.save(state)
+    return me.saved if isinstance(me.saved, RoundState) else state
 
 
 async def _gather(
@@ -323,7 +330,7 @@ def finite(params: Params, flat: Array, delta: Array, round: int, server: str) -
     if params.layout.buffers:
         mask = buffer_mask(params)
         flat = np.where(mask, params.flat + delta[: params.size].astype(params.flat.dtype, copy=False), flat)
-    if not np.isfinite(flat).all():
+    if not all_finite(flat):
         raise NonFinite(
             "the model after this round holds NaN or infinity",
             party=server,

@@ -96,8 +96,8 @@ class Resident(Party):
     """
 
     __slots__ = (
-        "_around", "_base", "_idle", "_inbox", "_invited", "_kept", "_key", "_last_sent", "_now", "_opened", "_origin", "_past", "_ready",
-        "_role", "_setup", "_spool", "_stuck", "_wait", "data", "name", "roster", "saved",
+        "_around", "_base", "_idle", "_inbox", "_invited", "_kept", "_key", "_last_sent", "_lasting", "_now", "_opened", "_origin",
+        "_past", "_ready", "_role", "_setup", "_spool", "_stuck", "_wait", "data", "name", "roster", "saved",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +131,7 @@ class Resident(Party):
         self._ready = False
         self._stuck = False
         self._opened: list[mmap.mmap] = []
+        self._lasting: mmap.mmap | None = None
         self._kept: Message | None = None
         self._last_sent: tuple[Message, Body] | None = None
         for letter in setup.letters:
@@ -189,6 +190,8 @@ class Resident(Party):
     async def recv(self, kind: Any, *, within: float | None, sender: str | None = None) -> Any:
         for pages in self._opened:
             pages.madvise(mmap.MADV_DONTNEED)  # a letter that was read once is seldom read again
+        if self._lasting is not None:
+            self._lasting.madvise(mmap.MADV_DONTNEED)  # and what was saved, once a round
         self._opened.clear()
         step = await self._step("took", "expired")
         if step is not None:
@@ -247,6 +250,14 @@ class Resident(Party):
         await self._checked(self._past.over)
         self._caught_up()
         body = await self._stored(state)
+        if body.inline is None:
+            # A program that goes on from what it saved holds no copy of it: it reads the file.
+            try:
+                self.saved, pages = read(body, (self._role.saves,), self._spool)
+            except StoreError as error:
+                await self._parked(str(error))
+            else:
+                self._lasting = pages
         self._say(Saved(body, self._now))
         await self._around.drained()
 
