@@ -19,9 +19,11 @@ from typing import Final, final
 
 from hansa.deployment import control
 from hansa.deployment.health import Health
+from hansa.deployment.heap import one_heap
 from hansa.deployment.hub import Hub, create
 from hansa.deployment.identity.credentials import has_identity
 from hansa.deployment.identity.files import private_folder, write_private
+from hansa.deployment.knocks import heard
 from hansa.deployment.logs import Log, written
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.node import Node
@@ -115,9 +117,10 @@ def run_hub(home: Path, settings: HubSettings, told: Told, federation: str = "",
     Raises:
         HansaError: it cannot begin, or its disk failed.
     """
+    log, metrics = Log("hub"), Metrics()
 
     async def being() -> Ending:
-        log, metrics, workers = Log("hub"), Metrics(), Workers()
+        workers = Workers()
         hub = Hub(home, settings, workers, log, metrics)
         try:
             if federation and hub.authority.federation != federation:
@@ -146,7 +149,8 @@ def run_hub(home: Path, settings: HubSettings, told: Told, federation: str = "",
             await hub.close()
 
     _forget(ready)
-    with written(settings.log):
+    with heard(log, metrics), written(settings.log):
+        one_heap()
         return asyncio.run(being())
 
 
@@ -212,6 +216,7 @@ def run_node(home: Path, settings: NodeSettings, told: Told, ready: Path | None 
 
     _forget(ready)
     with written(settings.log):
+        one_heap()
         return asyncio.run(being())
 
 
