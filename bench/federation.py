@@ -151,12 +151,13 @@ class Federation:
             await process.said()
 
     async def rounds(
-        self, parameters: int, rounds: int, cohort: int, first: Callable[[], None] | None = None
+        self, parameters: int, rounds: int, cohort: int, first: Callable[[], None] | None = None, parties: int = 0
     ) -> list[float]:
         """Run a plan with a model of so many float32: the seconds of each round, by the hub's clock.
 
         Args:
             parameters, rounds, cohort: of the plan.
+            parties: how many of the nodes are asked; all for 0.
             first: called when the run's first event of a round is there: all workers are at work by then.
 
         Raises:
@@ -164,7 +165,7 @@ class Federation:
         """
         times = []
         async with dial.calling(self.credentials) as operator:
-            run = await self.submit(operator, parameters, rounds, cohort)
+            run = await self.submit(operator, parameters, rounds, cohort, parties)
             async for event in operator.events(run):
                 if event.kind == "round":
                     times.append(event.time)
@@ -175,14 +176,15 @@ class Federation:
             raise Unavailable(f"the run {view.status}: {view.cause}")
         return [later - earlier for earlier, later in pairwise(times)]
 
-    async def submit(self, operator: dial.Caller, parameters: int, rounds: int, cohort: int) -> str:
+    async def submit(self, operator: dial.Caller, parameters: int, rounds: int, cohort: int, parties: int = 0) -> str:
         """Begin a run; its name."""
         plan = (
             f'name = "bench"\nseed = 1\n[protocol]\nname = "fedavg"\nrounds = {rounds}\ncohort = {cohort}\n'
             "evaluation = { every = 0, parties = 0 }\n"
             f'[learner]\nname = "resting"\nparameters = {parameters}\n'
         )
-        return (await operator.ask(api.Submit(plan, data=DATA, seconds=60.0), api.Submitted)).run
+        names = tuple(f"node-{number}" for number in range(parties))
+        return (await operator.ask(api.Submit(plan, data=DATA, seconds=60.0, parties=names), api.Submitted)).run
 
 
 @contextlib.asynccontextmanager
