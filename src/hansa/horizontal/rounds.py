@@ -32,6 +32,9 @@ from hansa.protocol import Aggregation, Collected, Gathering, Protocol, Role, Wi
 from hansa.tensor import Array, Tensor, all_finite
 from hansa.update import Mean, Noised, Update
 
+_NAMED = 8
+"""Silent parties that a round's note names; of more it says how many."""
+
 Slots = Mapping[str, Array]
 """An algorithm's vectors beside the model, by name; each of shape (size,)."""
 
@@ -221,21 +224,21 @@ async def _serve(
         round = state.round + 1
         metrics: dict[str, float] = {}
         try:
-            collected = await _gather(protocol, algorithm, aggregation, me, clients, state, round)
+            gathered = await _gather(protocol, algorithm, aggregation, me, clients, state, round)
         except QuorumNotReached as missed:
             if protocol.missed_quorum == "stop":
                 raise
             state, notes = replaced(state, round=round), {"quorum": missed.what}
         else:
-            if collected is None:
+            if gathered is None:
                 state, notes = replaced(state, round=round), {"cohort": "nobody was drawn, the model stays"}
             else:
+                collected, notes = gathered
                 state = _stepped(algorithm, state, collected, round, len(clients), me.name)
-                notes = dict(collected.refused)
                 mean = plain_mean(collected)
                 metrics = {f"train_{name}": value for name, value in sorted(mean.scalars.items())}
                 metrics["contributors"] = mean.count
-                del collected, mean  # as large as the model, which the next round needs room for
+                del gathered, collected, mean  # as large as the model, which the next round needs room for
         last = round == protocol.rounds
         best = await report(protocol, learner, me, round, state.params, state.best, metrics, notes, last)
         state = await _saved(me, replaced(state, best=best))
@@ -260,7 +263,8 @@ async def _gather(
     clients: Sequence[str],
     state: RoundState,
     round: int,
-) -> Collected[Any] | None:
+) -> tuple[Collected[Any], dict[str, str]] | None:
+    """What the round's cohort sent, and what is to be said of those who did not; None where nobody was drawn."""
     invited = protocol.sampling.draw(
         me.rng("cohort", round), clients, share_of(protocol.cohort, protocol.over_selection)
     )
@@ -284,7 +288,13 @@ async def _gather(
             dtype=state.params.layout.dtype,
         ),
     )
-    return collected
+    notes = dict(collected.refused)
+    if len(collected.contributors) < wanted:
+        silent = [name for name in invited if name not in notes and name not in set(collected.contributors)]
+        notes |= dict.fromkeys(silent[:_NAMED], "no answer in time")
+        if len(silent) > _NAMED:
+            notes["others"] = f"no answer in time from {len(silent) - _NAMED} more"
+    return collected, notes
 
 
 def _stepped(
