@@ -1,7 +1,7 @@
 """deployment: rounds over TLS between processes, what the hub holds meanwhile, and how soon it is back after a kill.
 
 Ten nodes, each a process with its own worker process and identity, mutual TLS over loopback; the learner costs nothing. The
-reference of a round is the same bytes through Python's ssl between processes (:mod:`bench.rawtls`), before it and after it. Then a
+reference of a round is the same bytes through Python's ssl between processes (:mod:`bench.rawtls`), in turns with it. Then a
 thousand nodes that are connected and idle, many in a process, each with an identity and a connection of its own.
 """
 
@@ -38,30 +38,27 @@ _MEMORY: Final = _SHM if _SHM.is_dir() else None
 
 def small_round(size: Size) -> Figures:
     """Milliseconds of a round with a model of 1 kB."""
-    nodes, rounds, raw_count = size.of(NODES, 2), size.of(300, 10), size.of(200, 10)
-
-    async def run() -> list[float]:
-        async with _started(nodes) as made:
-            return await made.rounds(SMALL, rounds, nodes)
-
-    raw = raw_rounds(nodes, SMALL * 4, raw_count)[1:]
-    seconds = asyncio.run(run())[rounds // 3 :]
-    raw += raw_rounds(nodes, SMALL * 4, raw_count)[1:]
-    return [Figure("deployment/small_round", median(seconds) * 1e3, "ms", _RAW, median(raw) * 1e3)]
+    seconds, raw = asyncio.run(_beside(size.of(NODES, 2), SMALL, size.of(4, 1), size.of(120, 10), size.of(20, 2)))
+    return [Figure("deployment/small_round", seconds * 1e3, "ms", _RAW, raw * 1e3)]
 
 
 def large_round(size: Size) -> Figures:
     """Seconds of a round with a model of 100 MB."""
-    nodes, parameters, rounds, raw_count = size.of(NODES, 2), size.of(LARGE, 25_000), size.of(8, 4), size.of(5, 3)
+    parameters = size.of(LARGE, 25_000)
+    seconds, raw = asyncio.run(_beside(size.of(NODES, 2), parameters, size.of(3, 1), size.of(4, 3), 1))
+    return [Figure("deployment/large_round", seconds, "s", _RAW, raw)]
 
-    async def run() -> list[float]:
-        async with _started(nodes) as made:
-            return await made.rounds(parameters, rounds, nodes)
 
-    raw = raw_rounds(nodes, parameters * 4, raw_count)[1:]
-    seconds = asyncio.run(run())[2:]
-    raw += raw_rounds(nodes, parameters * 4, raw_count)[1:]
-    return [Figure("deployment/large_round", median(seconds), "s", _RAW, median(raw))]
+async def _beside(nodes: int, parameters: int, turns: int, rounds: int, warm: int) -> tuple[float, float]:
+    """The median seconds of a round, and of its bytes over raw TLS: in turns, so many rounds each, the first of which do not count."""
+    seconds: list[float] = []
+    raw: list[float] = []
+    async with _started(nodes) as made:
+        await made.rounds(parameters, warm + 1, nodes)
+        for _ in range(turns):
+            raw += (await asyncio.to_thread(raw_rounds, nodes, parameters * 4, rounds))[warm:]
+            seconds += (await made.rounds(parameters, rounds, nodes))[warm:]
+    return median(seconds), median(raw)
 
 
 def hub_memory(size: Size) -> Figures:
