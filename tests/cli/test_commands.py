@@ -196,8 +196,8 @@ def test_compare_shows_what_differs(capfd: pytest.CaptureFixture[str]) -> None:
     json.loads(ran(capfd, "compare", "a", "b", "--json"))
 
 
-def test_the_demo_beats_training_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    events = [json.loads(line) for line in ran(capfd, "demo", "--json").splitlines()]
+def test_the_simulated_demo_beats_training_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    events = [json.loads(line) for line in ran(capfd, "demo", "--simulate", "--json").splitlines()]
     final = events[-2]["metrics"]["test_accuracy"]
     alone = events[-1]["baselines"]["local only"]["accuracy"]
     central = events[-1]["baselines"]["central"]["accuracy"]
