@@ -112,15 +112,27 @@ def channel_of(credentials: Credentials, address: str) -> grpc.aio.Channel:
 
 
 def server_credentials(own: Callable[[], Credentials]) -> grpc.ServerCredentials:
-    """Mutual TLS with the hub's certificate as it is at each handshake, so that it is renewed without a restart."""
+    """Mutual TLS with a certificate that is renewed without a restart: handshakes that begin later show the new one.
 
-    def configuration() -> Any:
-        now = own()
+    gRPC is given a configuration only when there is another one. To put one in the place of an equal one costs each handshake a
+    context of its own, and takes the old one from under handshakes that are under way, which ended the whole process.
+    """
+    shown = own()
+
+    def configuration(now: Credentials) -> Any:
         return grpc.ssl_server_certificate_configuration(
             [(now.tls_key_pem, now.certificate.pem)], root_certificates=now.authority_pem
         )
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    def renewed() -> Any:
+        nonlocal shown
+        now = own()
+        if now is shown:
+            return None
+        shown = now
+        return configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(shown), renewed, require_client_authentication=True)
 
 
 Stream: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
