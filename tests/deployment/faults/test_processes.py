@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 
 import pytest
 
 import hansa as hs
+from hansa.decentralized import DPSGD
 from hansa.deployment import api
 from hansa.deployment.quantity import Address
+from hansa.deployment.store import Database, WorkTable
+from hansa.deployment.worker.spool import Spool
 from tests.deployment.faults import homes as homes_of
 from tests.deployment.faults import village
 from tests.deployment.faults.homes import Homes
@@ -142,3 +146,62 @@ def test_sigkill_at_steps_of_real_processes(homes: Homes, tmp_path: Path, who: s
     for number in (2, 4, 7, 10):
         killed += asyncio.run(scene(number))
     assert killed >= 3
+
+
+async def lost(league: Realm, name: str, run: str) -> None:
+    """After the first round a node dies for good, and the hub dies too, and comes back."""
+    async for event in league.events(run):
+        if event.kind == "round" and event.round:
+            break
+    machine = league.machines[name]
+    machine.held = True
+    machine.kill()
+    league.hub.kill()
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_is_gone_fails_by_name_and_can_be_resumed(homes: Homes, tmp_path: Path) -> None:
+    plan = homes_of.plan(hs.FedAvg(rounds=30, cohort=3))
+    plain = undisturbed(homes, tmp_path, plan)
+
+    async def scene() -> None:
+        async with realm(homes, homes.address.port, {"hub": {"LOST_AFTER": "3"}}) as league:
+            await league.up()
+            answer = await league.asked(api.Submit(plan, data="table", server="ada"), api.Submitted)
+            assert isinstance(answer, api.Submitted)
+            await lost(league, "ada", answer.run)
+            view = await league.ended(answer.run)
+            assert (view.status, view.party) == ("failed", "server")
+            assert "ada" in view.cause
+            assert "3 s" in view.cause
+            assert "hansa resume" in view.remedy
+            league.machines["ada"].again()
+            await league.up("ada")
+            await league.asked(api.ResumeRun(answer.run), api.Done)
+            view = await league.ended(answer.run)
+            assert (view.status, view.cause, view.round) == ("completed", "", 30)
+            await league.stop()
+            with contextlib.closing(Database(homes.node("ada") / "node.db")) as database:
+                body = WorkTable(database).results(answer.run)["server"]
+            assert village.parameters(body, Spool(homes.node("ada") / "spool")) == plain
+
+    asyncio.run(scene())
+
+
+@pytest.mark.slow
+def test_peers_go_on_without_one_that_is_gone_and_the_run_ends(homes: Homes) -> None:
+    plan = homes_of.plan(DPSGD(rounds=40, deadline=1.0))
+
+    async def scene() -> None:
+        async with realm(homes, homes.address.port, {"hub": {"LOST_AFTER": "3"}}) as league:
+            await league.up()
+            run = await submitted(league, plan)
+            await lost(league, "cleo", run)
+            view = await league.ended(run)
+            assert (view.status, view.round) == ("completed", 40)
+            events = [event async for event in league.events(run)]
+            assert any(event.kind == "trouble" and event.party == "cleo" for event in events)
+            texts = [event.text for event in events if event.kind == "round"]
+            assert any(text.startswith("no model from") and "cleo" in text for text in texts), texts
+
+    asyncio.run(scene())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.node import Node
 from hansa.deployment.packets import Hello, Welcome
+from hansa.deployment.shape import DataShape
 from hansa.deployment.store import TERMINAL, Database, Record
 from hansa.deployment.worker.frames import Body, Lost, Result, Setup
 from hansa.deployment.worker.inline import InlineWorkers
@@ -83,6 +84,9 @@ class Fragile:
 
     async def describe(self, plan: str) -> Any:
         return await self.inner.describe(plan)
+
+    async def measure(self, data: Mapping[str, Any]) -> DataShape:
+        return await self.inner.measure(data)
 
     async def start(self, setup: Setup, heard: Callable[[Any], None]) -> Any:
         village = self.village
