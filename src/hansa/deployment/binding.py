@@ -23,6 +23,7 @@ from hansa import data as sources
 from hansa import schema
 from hansa.data import IID, Dataset, FederatedData, Partitioner
 from hansa.data.partition import check_share
+from hansa.deployment.shape import DataShape, shape_of
 from hansa.errors import ConfigError, DataError, HansaError, nearest
 from hansa.examples import Examples, Shard
 
@@ -166,6 +167,16 @@ def load(binding: Binding, many: bool) -> Shard:
         return divided.shard(0 if binding.partition is None else _number(binding, divided))
     central = divided.central_test
     return Shard(Examples(*central.base, np.zeros(0, np.int64)), central)
+
+
+def measure(binding: Binding) -> DataShape:
+    """The shape of the data.
+
+    Raises:
+        DataError: they cannot be used; one sentence.
+        MissingExtra: the source needs a library that is not installed.
+    """
+    return shape_of(_divided(binding))
 
 
 def _divided(binding: Binding) -> FederatedData:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import final
 
 from hansa.deployment.host import Work
-from hansa.deployment.identity.certificates import read
+from hansa.deployment.identity.certificates import read_undated
 from hansa.deployment.identity.credentials import Credentials
 from hansa.deployment.identity.keys import SealingPublic
 from hansa.deployment.packets import LARGEST
@@ -38,15 +38,17 @@ class Envelopes:
         self._pins = own().pins()
         self._keys: dict[tuple[str, str], SealingPublic] = {}
 
-    def pin(self, run: str, certificates: Mapping[str, str]) -> None:
-        """Keep the keys of everybody in a run, as their certificates say them.
+    def pin(self, run: str, certificates: Mapping[str, str], *, dated: bool = True) -> None:
+        """Keep the keys of everybody in a run, as their certificates say them; ``dated`` asks that these are valid now.
 
         Raises:
             IdentityError: a certificate is not of the machine that it is given for, or its keys are not those that were seen
                 when this node first met it.
         """
         for name, pem in certificates.items():
-            certificate = read(pem.encode(), self._own().authority_pem, self._clock())
+            certificate = read_undated(pem.encode(), self._own().authority_pem)
+            if dated:
+                certificate.require_valid(self._clock())
             who = certificate.identity
             if who.name != name or who.kind not in ("node", "hub") or certificate.sealing is None:
                 raise IdentityError(f"the certificate given for '{name}' is that of {who}")

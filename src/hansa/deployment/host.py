@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, final
 
 from hansa.deployment.logs import Log
+from hansa.deployment.shape import DataShape
 from hansa.deployment.store import Database, Journal, Mailbox
 from hansa.deployment.worker.frames import (
     Body,
@@ -54,6 +55,7 @@ class Work:
         starting: the roles whose programs start by themselves.
         hosts: for each party, the machine that it is on.
         data: what this machine binds for the run, as plain data; empty for nothing.
+        shape: of the parties' data, for a program here that has none.
     """
 
     run: str
@@ -63,6 +65,7 @@ class Work:
     starting: frozenset[str]
     hosts: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
+    shape: DataShape | None = None
 
     def role_of(self, party: str) -> str:
         """The role of a party; empty for a stranger."""
@@ -106,6 +109,10 @@ class Workers(Protocol):
 
     async def describe(self, plan: str) -> Described:
         """What a plan is."""
+        ...
+
+    async def measure(self, data: Mapping[str, Any]) -> DataShape:
+        """The shape of the data that a binding means."""
         ...
 
     async def start(self, setup: Setup, heard: Callable[[Message | Lost], None]) -> Worker:
@@ -280,6 +287,7 @@ class Host:
             plan=work.plan,
             rosters=dict(work.roles),
             data=dict(work.data),
+            shape=work.shape,
             spool=str(self._spool),
             inline=INLINE,
             threads=self._threads,

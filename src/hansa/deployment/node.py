@@ -51,6 +51,7 @@ from hansa.deployment.worker.frames import Body, Described, Failed
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import (
     ConfigError,
+    DataError,
     HansaError,
     IdentityError,
     MessageError,
@@ -395,6 +396,12 @@ class Node:
             self.works.describe(run, described)
             reason = self._objection(offer, described)
             self.envelopes.pin(run, offer.certificates)
+            if not reason and self.name in offer.roles[described.many]:
+                self.works.measure(run, await self._workers.measure(self.settings.data[offer.data].plain()))
+        except DataError as error:
+            # Its sentence may name files, which are nobody's business but the owner's.
+            self.log.warning("data cannot be used", run=run, data=offer.data, reason=str(error))
+            reason = f"its data {offer.data!r} cannot be used; its own log says why"
         except HansaError as error:
             reason = str(error)
         if self._attempt(run) != offer.attempt or self.works.state(run) != "looked at":
@@ -438,8 +445,9 @@ class Node:
         self.works.set(offer.run, verdict, reason)
         self.log.info("answered", run=offer.run, verdict=verdict, reason=reason or None)
         address = self.settings.address or self.peers.address
-        reason = packets.sentence(reason)
-        self._say(Answer(offer.run, offer.attempt, verdict, reason, "" if address is None else str(address)))
+        told = "" if address is None else str(address)
+        shape = self.works.shape(offer.run) if verdict == "accepted" else None
+        self._say(Answer(offer.run, offer.attempt, verdict, packets.sentence(reason), told, shape))
 
     def _begin(self, run: str) -> None:
         """Take up this node's part, from the beginning or from where it stood."""
@@ -451,7 +459,8 @@ class Node:
                 raise MessageError(flaw)
             # It may begin with fewer than were asked, and the policy has a word about how few.
             self._check(offer, described, start.roles[described.many])
-            self.envelopes.pin(run, offer.certificates)
+            # They were valid when this node took part; a run may outlast them.
+            self.envelopes.pin(run, offer.certificates, dated=False)
         except HansaError as error:
             self.log.warning("run refused", run=run, kind=type(error).__name__, reason=str(error))
             self.audit.append("refused", run=run, reason=str(error))
@@ -467,7 +476,7 @@ class Node:
             run, offer.attempt, described.plan, start.roles,
             frozenset(name for name, role in described.roles.items() if role.starts),
             {party: host for party, host in offer.hosts.items() if party in parties},
-            {} if bound is None else bound.plain(),
+            {} if bound is None else bound.plain(), start.shape,
         )  # fmt: skip
         self._seats[run], self._addresses[run] = work, start.addresses
         self.host.begin(work)

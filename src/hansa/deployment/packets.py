@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from hansa.deployment.shape import DataShape
 from hansa.deployment.worker.frames import Body
 from hansa.errors import MalformedMessage, VersionMismatch
 from hansa.message import Message, encode
@@ -275,16 +276,21 @@ class Answer(Message, frozen=True):
         verdict: "accepted", "refused", or "pending": its owner has been asked, and another answer will follow.
         reason: the line of its policy, or whom to ask.
         address: where other nodes may dial this one, ``host:port``; empty for nowhere.
+        shape: of the party's data, where it takes part with some.
     """
 
     tag = "hansa.control.answer/1"
-    discloses = "whether a party takes part in a run, and the line of its policy if it does not"
+    discloses = (
+        "whether a party takes part in a run, and the line of its policy if it does not; how many features and classes its "
+        "data have, and whether their names are those of the others"
+    )
 
     run: RunName
     attempt: Count
     verdict: Name
     reason: Sentence = ""
     address: Tag = ""
+    shape: DataShape | None = None
 
 
 class Start(Message, frozen=True):
@@ -294,15 +300,17 @@ class Start(Message, frozen=True):
         run, attempt: of the offer.
         roles: for each role, the parties that take part, in their order.
         addresses: of the nodes that said one: these and the others talk directly.
+        shape: of the parties' data, for a node that runs a role without any.
     """
 
     tag = "hansa.control.start/1"
-    discloses = "who takes part in a run, and where they may be dialled"
+    discloses = "who takes part in a run, where they may be dialled, and the shape of their data"
 
     run: RunName
     attempt: Count
     roles: dict[str, tuple[str, ...]]
     addresses: dict[str, str] = {}
+    shape: DataShape | None = None
 
 
 class End(Message, frozen=True):

@@ -29,6 +29,7 @@ from hansa.deployment.packets import BUSY, Answer, End, Finished, Offer, Report,
 from hansa.deployment.policy import asker
 from hansa.deployment.quantity import Address
 from hansa.deployment.settings import HubSettings
+from hansa.deployment.shape import DataShape
 from hansa.deployment.store import ACTIVE, TERMINAL, Database, Journal, Mailbox, MemberTable, Record, RunTable, Seat
 from hansa.deployment.worker.frames import Body, Described, Failed, RoleTerms
 from hansa.errors import ConfigError, MessageError
@@ -309,7 +310,7 @@ class Runs:
             address = str(Address.of(word.address)) if word.address else ""
         except ConfigError:
             address = ""  # a machine that cannot say where it is cannot be dialled
-        self.table.answered(record.run, node, word.verdict, word.reason, address)
+        self.table.answered(record.run, node, word.verdict, word.reason, address, word.shape)
         text = f"{node} {_SAID[word.verdict]}" + (f": {word.reason}" if word.reason else "")
         if word.verdict == "pending" and word.reason.startswith(BUSY):
             text = f"{node} is {word.reason}"
@@ -329,8 +330,9 @@ class Runs:
         record = self.table.get(run)
         if record is None or record.status != "joining":
             return
-        seats, now = self.table.seats(run), self._clock()
-        request, plan = _request(record), record.described
+        request, plan, now = _request(record), record.described, self._clock()
+        self._compare(record)
+        seats = self.table.seats(run)
         owners = [seat for seat in seats if plan.role_of(seat.party) == plan.many]
         single = [seat for seat in seats if seat not in owners]
         accepted = [seat for seat in owners if seat.answer == "accepted"]
@@ -354,7 +356,7 @@ class Runs:
         self._tell(run, "status", f"runs with {len(accepted)} parties")
         hosts = {seat.party: seat.host for seat in (*single, *accepted)}
         addresses = {seat.host: seat.address for seat in (*single, *accepted) if seat.address}
-        start = Start(run, record.attempt, _roles(plan, hosts), addresses)
+        start = Start(run, record.attempt, _roles(plan, hosts), addresses, _shape(accepted))
         for machine in dict.fromkeys(seat.host for seat in seats):
             if machine == HUB:
                 continue
@@ -363,6 +365,20 @@ class Runs:
             else:
                 self._control(machine, End(run, record.attempt, "left out", "the run began without this party"))
         self._run(self._known(run))
+
+    def _compare(self, record: Record) -> None:
+        """Leave out who has other features or classes than most: one model cannot be trained on both, or is trained wrongly."""
+        accepted = [
+            seat for seat in self.table.seats(record.run) if seat.answer == "accepted" and seat.shape is not None
+        ]
+        shapes = [seat.shape for seat in accepted if seat.shape is not None]
+        if not shapes:
+            return
+        most = max(shapes, key=shapes.count)
+        for seat, shape in zip(accepted, shapes, strict=True):
+            if flaw := shape.differs(most):
+                self.table.answered(record.run, seat.host, "refused", flaw)
+                self._tell(record.run, "answer", f"{seat.host} is left out: {flaw}", party=seat.party)
 
     def _run(self, record: Record) -> None:
         """Everything that a running run needs in memory, and the hub's own programs."""
@@ -375,7 +391,7 @@ class Runs:
         work = Work(
             record.run, record.attempt, plan.plan, _roles(plan, hosts),
             frozenset(name for name, role in plan.roles.items() if role.starts), hosts,
-            {} if bound is None else bound.plain(),
+            {} if bound is None else bound.plain(), _shape(seats.values()),
         )  # fmt: skip
         assert self.host is not None
         self.host.begin(work)
@@ -559,6 +575,11 @@ def _request(record: Record) -> Submit:
 def _roles(plan: Described, parties: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The parties by role, in the order of the seats."""
     return {role: tuple(party for party in parties if plan.role_of(party) == role) for role in plan.roles}
+
+
+def _shape(seats: Iterable[Seat]) -> DataShape | None:
+    """The shape of the parties' data, which is the same for all."""
+    return next((seat.shape for seat in seats if seat.shape is not None), None)
 
 
 def _why(seat: Seat) -> str:

@@ -77,7 +77,9 @@ def server_options(nodes: int) -> tuple[tuple[str, Any], ...]:
     if soft < wanted and (hard == resource.RLIM_INFINITY or soft < hard):
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    allowed = nodes + VISITORS if soft == resource.RLIM_INFINITY else min(nodes + VISITORS, max(soft // 2, soft - OWN_FILES))
+    allowed = (
+        nodes + VISITORS if soft == resource.RLIM_INFINITY else min(nodes + VISITORS, max(soft // 2, soft - OWN_FILES))
+    )
     return (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", allowed))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 FILE = Path(__file__).parent / "packets.json"
 RUN = "00000000000000ff"
+SHAPE = {"features": [1, 28, 28], "tokens": False, "targets": [], "classes": 10, "names": "cd" * 32}
 Fields = dict[str, Any]
 
 LANE = {"run": RUN, "received": 3, "partial": 4, "offset": 1 << 20}
@@ -46,12 +47,13 @@ PLACES: dict[str, list[tuple[str, Fields]]] = {
                                    "hosts": {"hospital-a": "hospital-a", "server": "hub"}, "certificates": {"hub": "-----"},
                                    "seconds": 60.0}),
         ("hansa.control.start/1", {"run": RUN, "attempt": 1, "roles": {"client": ["hospital-a"], "server": ["server"]},
-                                   "addresses": {"hospital-a": "a.example.org:7402"}}),
+                                   "addresses": {"hospital-a": "a.example.org:7402"}, "shape": SHAPE}),
         ("hansa.control.end/1", {"run": RUN, "attempt": 1, "status": "failed", "cause": "no quorum"}),
         ("hansa.control.recall/1", {"names": ["hospital-b"]}),
     ],
     "to-hub": [
-        ("hansa.control.answer/1", {"run": RUN, "attempt": 1, "verdict": "refused", "reason": "node.toml:9: no", "address": ""}),
+        ("hansa.control.answer/1", {"run": RUN, "attempt": 1, "verdict": "refused", "reason": "node.toml:9: no", "address": "",
+                                    "shape": None}),
         ("hansa.control.report/1", {"run": RUN, "party": "server", "progress": b"HNSA"}),
         ("hansa.control.trouble/1", {"run": RUN, "attempt": 1, "party": "hospital-a", "kind": "DataError", "cause": "no rows",
                                      "round": 3, "remedy": "", "fatal": True}),

@@ -58,8 +58,8 @@ MIGRATIONS: Final[Sequence[str]] = (
         inline BLOB, blob TEXT NOT NULL DEFAULT '');
     CREATE TABLE hosts (
         run TEXT NOT NULL, host TEXT NOT NULL, party TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
-        reason TEXT NOT NULL DEFAULT '', address TEXT NOT NULL DEFAULT '', finished INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (run, party));
+        reason TEXT NOT NULL DEFAULT '', address TEXT NOT NULL DEFAULT '', shape BLOB,
+        finished INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, party));
     CREATE TABLE events (
         number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
         party TEXT NOT NULL, round INTEGER, text TEXT NOT NULL, data BLOB);
@@ -69,7 +69,7 @@ MIGRATIONS: Final[Sequence[str]] = (
         blob TEXT NOT NULL, PRIMARY KEY (run, party));
     CREATE TABLE works (
         run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL,
-        described BLOB, start BLOB, since REAL NOT NULL);
+        described BLOB, shape BLOB, start BLOB, since REAL NOT NULL);
     CREATE TABLE members (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, serial TEXT NOT NULL, certificate BLOB NOT NULL, since REAL NOT NULL,
         seen REAL, revoked REAL);

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+import msgspec
+
 from hansa.deployment.api import Event
+from hansa.deployment.shape import DataShape
 from hansa.deployment.store.database import Database
 from hansa.deployment.store.mailbox import Mailbox
 from hansa.deployment.worker.frames import Body, Described
@@ -59,7 +62,7 @@ class Record:
 class Seat:
     """A party of a run: on which machine, and what that answered.
 
-    ``address`` is where other nodes may dial that machine, or empty;
+    ``address`` is where other nodes may dial that machine, or empty; ``shape`` is that of its data, as it says;
     ``finished`` is 1 when a program that starts by itself has ended, 2 when it failed for good.
     """
 
@@ -68,6 +71,7 @@ class Seat:
     answer: str
     reason: str
     address: str
+    shape: DataShape | None
     finished: int
 
 
@@ -120,15 +124,29 @@ class RunTable:
     def seats(self, run: str) -> list[Seat]:
         """The parties of a run, in the order in which they were asked."""
         rows = self._db.read(
-            "SELECT party, host, answer, reason, address, finished FROM hosts WHERE run = ? ORDER BY rowid", run
+            "SELECT party, host, answer, reason, address, shape, finished FROM hosts WHERE run = ? ORDER BY rowid", run
         )
-        return [Seat(*row) for row in rows]
+        return [
+            Seat(
+                party,
+                host,
+                answer,
+                reason,
+                address,
+                None if shape is None else msgspec.json.decode(shape, type=DataShape),
+                done,
+            )
+            for party, host, answer, reason, address, shape, done in rows
+        ]
 
-    def answered(self, run: str, host: str, answer: str, reason: str, address: str = "") -> None:
+    def answered(
+        self, run: str, host: str, answer: str, reason: str, address: str = "", shape: DataShape | None = None
+    ) -> None:
         """What a machine answered, for all its parties."""
+        kept = None if shape is None else msgspec.json.encode(shape)
         self._db.write(
-            "UPDATE hosts SET answer = ?, reason = ?, address = ? WHERE run = ? AND host = ?",
-            answer, reason, address, run, host,
+            "UPDATE hosts SET answer = ?, reason = ?, address = ?, shape = ? WHERE run = ? AND host = ?",
+            answer, reason, address, kept, run, host,
         )  # fmt: skip
 
     def finished(self, run: str, party: str, how: int) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import msgspec
+
 from hansa.deployment.packets import MAX_PACKET, Start
+from hansa.deployment.shape import DataShape
 from hansa.deployment.store.database import Database
 from hansa.deployment.worker.frames import Body, Described
 from hansa.message import decode, encode
@@ -36,7 +39,7 @@ class WorkTable:
         """The hub asks; a further attempt at a run takes the place of the one before."""
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
-            " state = 'offered', reason = '', offer = excluded.offer, described = NULL, start = NULL,"
+            " state = 'offered', reason = '', offer = excluded.offer, described = NULL, shape = NULL, start = NULL,"
             " since = excluded.since",
             run, offer, now,
         )  # fmt: skip
@@ -45,6 +48,15 @@ class WorkTable:
         """What the plan of a run is, if it could be read here."""
         rows = self._db.read("SELECT described FROM works WHERE run = ?", run)
         return decode(rows[0][0], Described) if rows and rows[0][0] is not None else None
+
+    def shape(self, run: str) -> DataShape | None:
+        """The shape of this node's data for a run, where it has some."""
+        rows = self._db.read("SELECT shape FROM works WHERE run = ?", run)
+        return msgspec.json.decode(rows[0][0], type=DataShape) if rows and rows[0][0] is not None else None
+
+    def measure(self, run: str, shape: DataShape) -> None:
+        """Keep the shape of this node's data for a run."""
+        self._db.write("UPDATE works SET shape = ? WHERE run = ?", msgspec.json.encode(shape), run)
 
     def describe(self, run: str, described: Described) -> None:
         """Keep what the plan of a run is."""

@@ -9,8 +9,9 @@ from typing import Any, final
 import numpy as np
 
 from hansa import plan as plans
+from hansa.deployment import binding
 from hansa.deployment.terms import terms_of
-from hansa.deployment.worker.frames import Described, RoleTerms, Setup, Unusable
+from hansa.deployment.worker.frames import Described, Measured, RoleTerms, Setup, Unusable
 from hansa.deployment.worker.party import MOST_TEXT, Resident, Surroundings
 from hansa.errors import ConfigError, HansaError, nearest
 from hansa.examples import Examples, Shard
@@ -65,6 +66,15 @@ def describe(text: str) -> Described | Unusable:
     )
 
 
+def measured(data: Mapping[str, Any]) -> Measured | Unusable:
+    """The shape of the data that a binding means; or why they cannot be used."""
+    try:
+        return Measured(binding.measure(binding.read(data)))
+    except Exception as error:
+        said = str(error) if isinstance(error, HansaError) else f"data: {type(error).__name__}: {error}"
+        return Unusable(said[:MOST_TEXT])
+
+
 def duty(setup: Setup, load: Load) -> Duty:
     """Read a setup's plan and load its data.
 
@@ -83,7 +93,7 @@ def duty(setup: Setup, load: Load) -> Duty:
     if setup.party not in setup.rosters.get(setup.role, ()):
         raise ConfigError(f"{setup.party!r} is not in the roster of its role {setup.role!r}")
     role = roles[setup.role]
-    shard = load(setup.data, role.many) if setup.data else EMPTY
+    shard = load(setup.data, role.many) if setup.data else _without(setup)
     return Duty(setup, plan, role, shard, {name: Named(names) for name, names in setup.rosters.items()})
 
 
@@ -91,6 +101,12 @@ def unusable(setup: Setup, error: Exception) -> Unusable:
     """The word for an error before the party's programs could run."""
     said = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
     return Unusable(f"{setup.party}: {said}"[:MOST_TEXT])
+
+
+def _without(setup: Setup) -> Shard:
+    """What a party has that no data is bound for: nothing, of the shape that the others have."""
+    none = _NONE if setup.shape is None else setup.shape.example()
+    return Shard(none, none)
 
 
 _NONE = Examples(np.zeros((0, 0), np.float32), np.zeros(0, np.int64))

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, final
 
 import msgspec
 
+from hansa.deployment.shape import DataShape
 from hansa.deployment.terms import Terms
 from hansa.message import Message
 from hansa.params import Params
@@ -65,6 +66,24 @@ class Describe(Message, frozen=True):
     plan: str
 
 
+class Measure(Message, frozen=True):
+    """Asks what shape a party's data have; ``data`` as in :class:`Setup`."""
+
+    tag = "hansa.worker.measure/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    data: dict[str, Any]
+
+
+class Measured(Message, frozen=True):
+    """The shape of a party's data."""
+
+    tag = "hansa.worker.measured/1"
+    discloses = "nothing: it stays on the party's machine"
+
+    shape: DataShape
+
+
 class RoleTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A role, as far as an owner must know it. See :class:`hansa.protocol.Role`."""
 
@@ -114,6 +133,7 @@ class Setup(Message, frozen=True):
         plan: the plan as TOML.
         rosters: the names of all parties by role.
         data: the party's own data, as its node binds it; empty where it has none. See :class:`hansa.deployment.binding.Binding`.
+        shape: of the parties' data, for a party that has none and must make the model.
         spool: the folder of the spooled files.
         inline: frames above this many bytes go through the spool.
         threads: threads of the numerical libraries.
@@ -138,6 +158,7 @@ class Setup(Message, frozen=True):
     data: dict[str, Any]
     spool: str
     inline: int
+    shape: DataShape | None = None
     threads: int = 1
     memory: int = 0
     saved: Body | None = None
@@ -282,9 +303,9 @@ class Unusable(Message, frozen=True):
     passing: bool = False
 
 
-TO_WORKER: tuple[type[Message], ...] = (Describe, Setup, Letter)
+TO_WORKER: tuple[type[Message], ...] = (Describe, Measure, Setup, Letter)
 FROM_WORKER: tuple[type[Message], ...] = (
-    Described, Ready, Began, Stepped, Sent, Saved, Dropped, Ended, Failed, Unusable,
+    Described, Measured, Ready, Began, Stepped, Sent, Saved, Dropped, Ended, Failed, Unusable,
 )  # fmt: skip
 
 

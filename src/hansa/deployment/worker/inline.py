@@ -7,13 +7,14 @@ takes all memory, does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
-from hansa.deployment.worker.duty import Load, describe, duty, unusable
+from hansa.deployment.shape import DataShape
+from hansa.deployment.worker.duty import Load, describe, duty, measured, unusable
 from hansa.deployment.worker.frames import Described, Heard, Letter, Setup, Unusable
 from hansa.deployment.worker.party import Resident, Surroundings
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, DataError
 from hansa.message import Message
 
 
@@ -39,6 +40,17 @@ class InlineWorkers:
         if isinstance(found, Unusable):
             raise ConfigError(found.reason)
         return found
+
+    async def measure(self, data: Mapping[str, Any]) -> DataShape:
+        """The shape of the data that a binding means.
+
+        Raises:
+            DataError: they cannot be used; says why.
+        """
+        found = measured(data)
+        if isinstance(found, Unusable):
+            raise DataError(found.reason)
+        return found.shape
 
     async def start(self, setup: Setup, heard: Heard) -> InlineWorker:
         """Start one party's programs."""

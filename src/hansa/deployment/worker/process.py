@@ -14,12 +14,26 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
+from hansa.deployment.shape import DataShape
 from hansa.deployment.worker import pipe
-from hansa.deployment.worker.frames import FROM_WORKER, Describe, Described, Heard, Letter, Lost, Setup, Unusable
-from hansa.errors import ConfigError, MessageError, StoreError
-from hansa.message import decode
+from hansa.deployment.worker.frames import (
+    FROM_WORKER,
+    Describe,
+    Described,
+    Heard,
+    Letter,
+    Lost,
+    Measure,
+    Measured,
+    Setup,
+    Unusable,
+)
+from hansa.errors import ConfigError, DataError, MessageError, StoreError
+from hansa.message import Message, decode
+
+M = TypeVar("M", bound=Message)
 
 COMMAND: Final = (sys.executable, "-m", "hansa.deployment.worker")
 PASSED_ON: Final = (
@@ -76,23 +90,42 @@ class Workers:
             ConfigError: it cannot be used here; says why.
             StoreError: no process can be started.
         """
+        found = await self._asked(Describe(plan), Described)
+        if isinstance(found, Described):
+            return found
+        raise ConfigError(found)
+
+    async def measure(self, data: Mapping[str, Any]) -> DataShape:
+        """The shape of the data that a binding means; see :mod:`hansa.deployment.binding`.
+
+        Raises:
+            DataError: they cannot be used; says why.
+            StoreError: no process can be started.
+        """
+        found = await self._asked(Measure(dict(data)), Measured)
+        if isinstance(found, Measured):
+            return found.shape
+        raise DataError(found)
+
+    async def _asked(self, question: Message, answer: type[M]) -> M | str:
+        """What a spare process says to a question, or why it says nothing of use."""
         child = await self._child()
         try:
             async with asyncio.timeout(READING):
-                pipe.write(child.writer, Describe(plan))
+                pipe.write(child.writer, question)
                 frame = await pipe.read(child.reader)
-            found = None if frame is None else decode(frame, (Described, Unusable))
+            found = None if frame is None else decode(frame, (answer, Unusable))
         except (TimeoutError, MessageError):
             found = None
-        if isinstance(found, Described):
-            # It has imported what such plans need, so it is the best of spares.
+        if isinstance(found, answer):
+            # It has imported what such work needs, so it is the best of spares.
             self._waiting.insert(0, _done(child))
             return found
         child.kill()
         await child.ended()
         if isinstance(found, Unusable):
-            raise ConfigError(found.reason)
-        raise ConfigError(f"the plan ended the process that read it, or took it longer than {READING:g} s")
+            return found.reason
+        return f"the process that was to read it ended, or took longer than {READING:g} s"
 
     async def start(self, setup: Setup, heard: Heard) -> Worker:
         """Start one party's programs.

@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, final
 
 from hansa.deployment.worker import pipe
-from hansa.deployment.worker.duty import EMPTY, Load, describe, duty, unusable
-from hansa.deployment.worker.frames import TO_WORKER, Describe, Letter, Setup
+from hansa.deployment.worker.duty import EMPTY, Load, describe, duty, measured, unusable
+from hansa.deployment.worker.frames import TO_WORKER, Describe, Letter, Measure, Setup
 from hansa.deployment.worker.party import Surroundings
 from hansa.errors import ConfigError, MessageError
 from hansa.examples import Shard
@@ -64,8 +64,8 @@ async def _serve(link: socket.socket, load: Load) -> None:
     def say(message: Message) -> None:
         pipe.write(writer, message)
 
-    while isinstance(first := await _next(reader), Describe):
-        say(describe(first.plan))
+    while isinstance(first := await _next(reader), Describe | Measure):
+        say(describe(first.plan) if isinstance(first, Describe) else measured(first.data))
     if not isinstance(first, Setup):
         raise MessageError("a letter came before the setup")
 
