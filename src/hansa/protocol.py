@@ -63,6 +63,7 @@ class Role:
         starts: it runs from the beginning. Otherwise a message of ``invitations`` starts it, and it runs once for each.
         invitations: the classes that start it; a message of another class that finds no running program is stale, and dropped.
         many: the parties that own the data have this role; otherwise one party, named as the role, has it.
+        peers: its parties write to each other, and not only to those of other roles. Over a network, parties that do not cannot.
         saves: the class of its saved state, or None.
         continuous: it may save while contributions to it are under way or unread, as an asynchronous server does. A simulator
             then keeps each update for itself instead of as a row of its batch, so that a run resumed there sums alike.
@@ -73,6 +74,7 @@ class Role:
     starts: bool = False
     invitations: tuple[type[Message], ...] = ()
     many: bool = False
+    peers: bool = False
     saves: type[Message] | None = None
     continuous: bool = False
 

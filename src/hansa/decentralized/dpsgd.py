@@ -118,7 +118,7 @@ class DPSGD(Protocol):
         async def peer(me: Party) -> Params:
             return await _gossip(self, learner, me)
 
-        return {"peer": Role(peer, (PeerModel, PeerScores), starts=True, many=True, saves=PeerState)}
+        return {"peer": Role(peer, (PeerModel, PeerScores), starts=True, many=True, peers=True, saves=PeerState)}
 
 
 @dataclass(frozen=True)

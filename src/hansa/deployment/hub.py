@@ -380,10 +380,12 @@ class Hub:
 
     async def _alive(self, name: str) -> bool:
         link = self._links[name]
-        link.probed.clear()
-        link.say(Probe(secrets.randbits(63)))
         try:
             async with asyncio.timeout(ALIVE):
+                # A word that is said before the stream stands would be lost.
+                await link.standing.wait()
+                link.probed.clear()
+                link.say(Probe(secrets.randbits(63)))
                 await link.probed.wait()
         except TimeoutError:
             return False

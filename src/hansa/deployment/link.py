@@ -100,6 +100,7 @@ class Link:
     _words: deque[Message] = field(default_factory=deque)
     _received: dict[str, int] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    standing: asyncio.Event = field(default_factory=asyncio.Event)
     probed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def lanes(self) -> list[Lane]:
@@ -139,11 +140,13 @@ class Link:
         self._turns.extend(self.mailbox.waiting(self.peer))
         self._wake.set()
         self.mailbox.listen(self.peer, self._ready)
+        self.standing.set()
         tasks = [asyncio.ensure_future(self._reading(read)), asyncio.ensure_future(self._writing(write))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return next((text for task in done if (text := task.result())), "")
         finally:
+            self.standing.clear()
             self.mailbox.listen(self.peer, None)
             for task in tasks:
                 task.cancel()

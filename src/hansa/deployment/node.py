@@ -277,6 +277,8 @@ class Node:
         if not sending.run:
             return "" if sending.inline is not None and peer == HUB else "control is the hub's, and never large"
         work = self._seats.get(sending.run)
+        if work is None and peer != HUB and self.works.state(sending.run) == "accepted":
+            raise LinkError(f"run {sending.run} has not begun here yet; say it again")
         if work is None or work.hosts.get(sending.receiver) != self.name or sending.sender not in work.hosts:
             return "this node takes no part in that run, or has no such party"
         if self._way(sending.run, work.hosts[sending.sender]) != peer:
@@ -480,7 +482,7 @@ class Node:
         )  # fmt: skip
         self._seats[run], self._addresses[run] = work, start.addresses
         self.host.begin(work)
-        self.peers.meet(self.name, start.addresses, set(work.hosts.values()) - {HUB})
+        self.peers.meet(self.name, start.addresses, set(offer.certificates) - {HUB})
         seconds = self.settings.limits.run
         self._limits[run] = asyncio.get_running_loop().call_later(seconds, self._overdue, work)
 

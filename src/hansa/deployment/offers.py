@@ -54,8 +54,9 @@ def misfit(offer: Offer, plan: Described, me: str) -> str:
             return "the offer places a party that owns data elsewhere than on its own machine"
     if me not in offer.hosts.values():
         return "the offer has no part for this node"
-    if set(offer.certificates) != {HUB, *offer.hosts.values()}:
-        return "the offer does not bring the certificates of the machines that it names, and only those"
+    partners = plan.partners(plan.roles_at(me, offer.hosts), offer.hosts)
+    if set(offer.certificates) != (partners | {HUB}) - {me}:
+        return "the offer does not bring the certificates of those with whom this node would talk, and only those"
     return ""
 
 

@@ -248,7 +248,7 @@ class Offer(Message, frozen=True):
         data: the name by which the nodes bind their data.
         roles: for each role, the parties that are asked.
         hosts: for each party, the machine that runs it.
-        certificates: the certificates of the machines, PEM, whose sealing keys the node pins.
+        certificates: of the hub and the machines with whose parties this node would talk, PEM; it pins their sealing keys.
         seconds: within which the answer is wanted.
     """
 

@@ -280,18 +280,27 @@ class Runs:
         self._tell(record.run, "status", "asks its parties")
         hosts = {seat.party: seat.host for seat in seats}
         machines = dict.fromkeys(hosts.values())
+        roles: dict[str, set[str]] = {}
+        for party, host in hosts.items():
+            roles.setdefault(host, set()).add(plan.role_of(party))
         known = {name: member for name in machines if (member := self._members.get(name)) is not None}
         certificates = {name: member.certificate.decode() for name, member in known.items()}
         certificates[HUB] = self._certificate().decode()
         offer = Offer(
             record.run, record.attempt, record.name, plan.plan, plan.terms.digest, asker(*record.owner), request.data,
-            _roles(plan, hosts), hosts, certificates, self._window(record),
+            _roles(plan, hosts), hosts, {}, self._window(record),
         )  # fmt: skip
+        partners: dict[frozenset[str], set[str]] = {}
         for machine in machines:
             if machine == HUB:
                 self.table.answered(record.run, HUB, "accepted", "")
-            else:
-                self._control(machine, offer)
+                continue
+            # Each is told the keys of those with whom it may talk: of thousands, those are few.
+            mine = frozenset(roles[machine])
+            if mine not in partners:
+                partners[mine] = plan.partners(mine, hosts) | {HUB}
+            shown = {name: certificates[name] for name in partners[mine] - {machine} if name in certificates}
+            self._control(machine, replace(offer, certificates=shown))
         self._arm(record.run, self._window(record), self._decide)
         self._consider(record.run)
 

@@ -30,8 +30,8 @@ from hansa.simulation.network import Devices, FaultPlan, Network
 from hansa.simulation.pool import ProcessPool
 from hansa.simulation.run import Run
 from hansa.simulation.settings import Simulation
-from hansa.threads import limit_threads
 from hansa.simulation.world import Failure, World
+from hansa.threads import limit_threads
 
 
 def simulate(

@@ -20,8 +20,8 @@ from hansa.message import Message, decode, encode
 from hansa.params import Params
 from hansa.rng import Key
 from hansa.simulation.batching import run_batch
-from hansa.threads import limit_threads
 from hansa.tensor import Array, Rows, Tensor
+from hansa.threads import limit_threads
 
 
 class Population(Protocol):

@@ -60,7 +60,7 @@ def describe(text: str) -> Described | Unusable:
         plan=plan.to_toml(),
         name=plan.name,
         terms=terms,
-        roles={name: RoleTerms(role.many, role.starts) for name, role in roles.items()},
+        roles={name: RoleTerms(role.many, role.starts, role.peers) for name, role in roles.items()},
         rounds=None if terms.rounds is None else int(terms.rounds),
         classes={kind.tag: kind.discloses for role in roles.values() for kind in role.receives},
     )

@@ -8,7 +8,7 @@ Elnozahy, Alvisi, Wang and Johnson, ACM Computing Surveys 2002, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
@@ -89,6 +89,7 @@ class RoleTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     many: bool
     starts: bool
+    peers: bool
 
 
 class Described(Message, frozen=True):
@@ -117,6 +118,15 @@ class Described(Message, frozen=True):
     def many(self) -> str:
         """The role of the parties that own the data."""
         return next(name for name, role in self.roles.items() if role.many)
+
+    def roles_at(self, machine: str, hosts: Mapping[str, str]) -> frozenset[str]:
+        """The roles of the parties on a machine; ``hosts`` is by party."""
+        return frozenset(self.role_of(party) for party, host in hosts.items() if host == machine)
+
+    def partners(self, roles: frozenset[str], hosts: Mapping[str, str]) -> set[str]:
+        """The machines with whose parties those of ``roles`` may exchange messages."""
+        met = {role for role in self.roles if (self.roles[role].peers and role in roles) or roles - {role}}
+        return {host for party, host in hosts.items() if self.role_of(party) in met}
 
     def role_of(self, party: str) -> str:
         """The role that a party of this name has."""
