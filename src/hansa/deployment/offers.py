@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from hansa.deployment.identity.names import HUB
+from hansa.deployment.identity.names import HUB, party_name
 from hansa.deployment.packets import Offer, Start
 from hansa.deployment.worker.frames import Described
+from hansa.errors import IdentityError
 
 MOST: Final = 1000
 """Runs that may wait at a node, for a place or for its owner."""
@@ -52,6 +53,11 @@ def misfit(offer: Offer, plan: Described, me: str) -> str:
             return f"the offer gives the role {role} to others than the one party of that name"
         if role == plan.many and any(party in plan.roles or offer.hosts[party] != party for party in names):
             return "the offer places a party that owns data elsewhere than on its own machine"
+    try:
+        for host in set(offer.hosts.values()) - {HUB}:
+            party_name(host)
+    except IdentityError as error:
+        return f"the offer names what no machine can have for a name: {error}"
     if me not in offer.hosts.values():
         return "the offer has no part for this node"
     partners = plan.partners(plan.roles_at(me, offer.hosts), offer.hosts)

@@ -127,17 +127,19 @@ def described() -> Described:
     return found
 
 
-def offer(made: Impostor, names: tuple[str, ...] = ("node-0", "node-1"), **changed: Any) -> Offer:
-    """An honest offer, but for what is changed."""
+def offer(made: Impostor, names: tuple[str, ...] = ("node-0", "node-1"), server: str = "hub", **changed: Any) -> Offer:
+    """An honest offer to node-0, but for what is changed."""
     plan = described()
     (single,) = set(plan.roles) - {plan.many}
+    hosts = {single: server, **{name: name for name in names}}
     certificates = {
-        name: Credentials.load(made.fed.folder / name, made.fed.clock()).certificate.pem.decode() for name in names
+        name: Credentials.load(made.fed.folder / name, made.fed.clock()).certificate.pem.decode()
+        for name in plan.partners(plan.roles_at("node-0", hosts), hosts) - {"hub", "node-0"}
     }
     certificates["hub"] = made.credentials.certificate.pem.decode()
     usual = Offer(
         RUN, 1, "trial", plan.plan, plan.terms.digest, "ada", "iris", {single: (single,), plan.many: names},
-        {single: "hub", **{name: name for name in names}}, certificates, 60.0,
+        hosts, certificates, 60.0,
     )  # fmt: skip
     return msgspec.structs.replace(usual, **changed)
 
@@ -150,6 +152,11 @@ def another(made: Impostor, name: str, kind: Any = "node") -> str:
     """A certificate that the hub's own authority signs for keys of its own."""
     request = read_request(make_request(name, make_tls_key(), SealingKeys.make()))
     return made.authority.issue_member(request, kind, name, made.fed.clock()).decode()
+
+
+def with_node_1(made: Impostor, pem: str) -> Offer:
+    """An offer in which node-1 serves, with this for its certificate."""
+    return offer(made, server="node-1", certificates={**offer(made).certificates, "node-1": pem})
 
 
 MANY, SINGLE = described().many, next(name for name in described().roles if name != described().many)
@@ -165,16 +172,18 @@ LIES: list[tuple[str, Callable[[Impostor], Offer], str]] = [
     ("a peer on the hub", lambda made: offer(made, hosts={SINGLE: "hub", "node-0": "node-0", "node-1": "hub"}), "its own machine"),
     ("a machine for a stranger", lambda made: offer(made, hosts={**offer(made).hosts, "x": "hub"}), "one role and one machine"),
     ("a path for a party", lambda made: offer(made, roles={SINGLE: (SINGLE,), MANY: ("node-0", "../../x")},
-     hosts={SINGLE: "hub", "node-0": "node-0", "../../x": "../../x"}), "certificates"),
+     hosts={SINGLE: "hub", "node-0": "node-0", "../../x": "../../x"}), "no machine can have"),
+    ("certificates of those it never meets",
+     lambda made: offer(made, certificates={**offer(made).certificates, "node-1": another(made, "node-1")}), "certificates"),
     ("a part for others only", lambda made: offer(made, names=("node-1", "node-2")), "no part"),
     ("no certificates", lambda made: offer(made, certificates={}), "certificates"),
     ("certificates of all the world",
      lambda made: offer(made, certificates={**offer(made).certificates, "eve": another(made, "eve")}), "certificates"),
-    ("another's certificate", lambda made: offer(made, certificates={**offer(made).certificates, "node-1": another(made, "eve")}),
+    ("another's certificate", lambda made: with_node_1(made, another(made, "eve")),
      "is that of node 'eve'"),
     ("a person's certificate",
-     lambda made: offer(made, certificates={**offer(made).certificates, "node-1": another(made, "node-1", "submitter")}), "is that of"),
-    ("garbage for a certificate", lambda made: offer(made, certificates={**offer(made).certificates, "node-1": "x" * 9000}), "certificate"),
+     lambda made: with_node_1(made, another(made, "node-1", "submitter")), "is that of"),
+    ("garbage for a certificate", lambda made: with_node_1(made, "x" * 9000), "certificate"),
     ("data that are not bound", lambda made: offer(made, data="secrets"), "bound here"),
 ]  # fmt: skip
 
@@ -229,8 +238,8 @@ def test_a_run_begins_as_it_was_offered_or_not_at_all(tmp_path: Path) -> None:
     drive(scenario())
 
 
-async def begun(made: Impostor, node: Node) -> Offer:
-    good = offer(made)
+async def begun(made: Impostor, node: Node, server: str = "hub") -> Offer:
+    good = offer(made, server=server)
     await made.control(good)
     assert (await made.answer(Answer)).verdict == "accepted"
     await made.control(start(good))
@@ -260,10 +269,10 @@ def test_what_was_agreed_on_is_not_exchanged(tmp_path: Path) -> None:
 def test_changed_keys_of_a_peer_are_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with captured(tmp_path) as (made, node):
-            await begun(made, node)
+            await begun(made, node, server="node-1")
             await made.control(End(RUN, 1, "stopped", ""))
-            changed = {**offer(made).certificates, "node-1": another(made, "node-1")}
-            await made.control(offer(made, run="00000000000000bb", certificates=changed))
+            changed = with_node_1(made, another(made, "node-1"))
+            await made.control(msgspec.structs.replace(changed, run="00000000000000bb"))
             answer = await made.answer(Answer)
             assert answer.verdict == "refused"
             assert "other sealing keys than before" in answer.reason
@@ -274,17 +283,17 @@ def test_changed_keys_of_a_peer_are_refused(tmp_path: Path) -> None:
 def test_letters_of_strangers_unsealed_replayed_and_redirected_are_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with captured(tmp_path) as (made, node):
-            await begun(made, node)
+            await begun(made, node, server="node-1")
             peer = Credentials.load(made.fed.folder / "node-1", made.fed.clock()).sealing
             mine = node.credentials.sealing.public
 
             def letter(number: int, keys: SealingKeys = peer, **changed: Any) -> bytes:
-                usual = Envelope("trial", f"{RUN}/1", "node-1", "node-0", "node-1", "node-0", "t/1", number)
+                usual = Envelope("trial", f"{RUN}/1", "node-1", "node-0", SINGLE, "node-0", "t/1", number)
                 return seal(replace(usual, **changed), b"hello", keys, mine)
 
             async def give(run: str = RUN, **fields: Any) -> None:
                 body = fields.pop("body", b"x")
-                usual = {"sender": "node-1", "receiver": "node-0", "sealed": True, "inline": body, "size": len(body)}
+                usual = {"sender": SINGLE, "receiver": "node-0", "sealed": True, "inline": body, "size": len(body)}
                 await made.parcel(run, **{**usual, **fields})
 
             for fields, words in (
@@ -292,7 +301,6 @@ def test_letters_of_strangers_unsealed_replayed_and_redirected_are_refused(tmp_p
                 ({"sender": "eve"}, "takes no part|no such party"),
                 ({"receiver": "node-1"}, "takes no part|no such party"),
                 ({"sealed": False}, "must be sealed"),
-                ({"sender": SINGLE}, "must not"),
                 ({"body": b"garbage"}, "not an envelope"),
                 ({"body": letter(2)}, "2"),
                 ({"body": letter(1, SealingKeys.make())}, "keys"),
@@ -315,16 +323,32 @@ def test_letters_of_strangers_unsealed_replayed_and_redirected_are_refused(tmp_p
     drive(scenario())
 
 
-def test_recalled_keys_are_not_written_to(tmp_path: Path) -> None:
+def test_parties_that_never_talk_cannot_be_made_to(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with captured(tmp_path) as (made, node):
             await begun(made, node)
+            peer = Credentials.load(made.fed.folder / "node-1", made.fed.clock()).sealing
+            envelope = Envelope("trial", f"{RUN}/1", "node-1", "node-0", "node-1", "node-0", "t/1", 1)
+            body = seal(envelope, b"hello", peer, node.credentials.sealing.public)
+            await made.parcel(RUN, sender="node-1", receiver="node-0", sealed=True, inline=body, size=len(body))
+            assert "not known" in await made.refused()
+            await made.parcel(RUN, sender=SINGLE, receiver="node-0", sealed=True, inline=body, size=len(body))
+            assert "must not" in await made.refused()
+            assert node.host.running()
+
+    drive(scenario())
+
+
+def test_recalled_keys_are_not_written_to(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with captured(tmp_path) as (made, node):
+            await begun(made, node, server="node-1")
             await made.control(Recall(["node-1"]))
             await made.fed.until(lambda: (RUN, "node-1") not in node.envelopes._keys, "it is recalled")
             from hansa.deployment.worker.frames import Body
 
             with node.database.at_once():
-                node.send(node._seats[RUN], "node-0", "node-1", Body("t/1", 1, b"x"))
+                node.send(node._seats[RUN], "node-0", SINGLE, Body("t/1", 1, b"x"))
             assert node.mailbox.next("hub", RUN, 0) is None
             assert node.host.running()
 
