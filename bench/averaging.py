@@ -22,8 +22,8 @@ from hansa.message import Message
 from hansa.party import Party
 from hansa.protocol import Gathering
 from hansa.rng import Key
-from hansa.threads import limit_threads
 from hansa.tensor import Dense, Tensor
+from hansa.threads import limit_threads
 
 UPDATES, LENGTH, EXAMPLES = 100, 1_606_390, 18
 Vector = npt.NDArray[np.float32]

@@ -26,8 +26,6 @@ from hansa.deployment import dial
 from hansa.errors import HansaError
 
 NODES, CROWD, PROCESSES = 10, 1000, 4
-ASKED = 100
-"""Of the crowd, those that are asked to take part: an offer holds the certificates of all, so offers grow with the square."""
 SMALL, LARGE, MIDDLE = 250, 25_000_000, 2_500
 """Float32 of a model: 1 kB, 100 MB, 10 kB."""
 _RAW: Final = "the bytes over raw TLS"
@@ -88,9 +86,9 @@ async def _held(nodes: int, parameters: int, rounds: int) -> tuple[int, int]:
 
 
 def idle_nodes(size: Size) -> Figures:
-    """What a hub needs for a thousand nodes that do nothing, and a round among some of them with a model of 10 kB."""
+    """What a hub needs for a thousand nodes that do nothing, and a round among them with a model of 10 kB."""
     require_proc()
-    crowd, asked, seconds, rounds = size.of(CROWD, 20), size.of(ASKED, 20), size.of(30, 2), size.of(5, 2)
+    crowd, seconds, rounds = size.of(CROWD, 20), size.of(30, 2), size.of(5, 2)
 
     async def run() -> Figures:
         # A thousand nodes do not share one disk; here theirs is memory. The hub's is the disk.
@@ -106,12 +104,12 @@ def idle_nodes(size: Size) -> Figures:
         await asyncio.sleep(seconds)
         share = 100 * (used(made.hub.pid) - idle) / (time.perf_counter() - began)
         _, after = held(made.hub.pid)
-        took = median((await made.rounds(MIDDLE, rounds, asked, parties=asked))[1:])
+        took = median((await made.rounds(MIDDLE, rounds, crowd, parties=crowd))[1:])
         name = "deployment/idle_nodes"
         return [
             Figure(f"{name}/memory", after / _MB, "MB", "the hub alone", before / _MB),
             Figure(f"{name}/processor", share, "% of a core", "the bound", 2.0),
-            Figure(f"{name}/round of {asked}", took, "s", "the bound", 3.0),
+            Figure(f"{name}/round", took, "s", "the bound", 3.0),
         ]
 
     return asyncio.run(run())

@@ -241,7 +241,7 @@ async def _light(folder: Path, address: str, homes: Path, first: int, count: int
     async with dial.calling(replace(found, addresses=(address,))) as operator:
         for number in range(first, first + count):
             await _enrol(homes, number, operator)
-    settings = NodeSettings(data={DATA: Binding("npz:few.npz")}, policy=_ANY)
+    settings = NodeSettings(data={DATA: Binding(f"npz:{folder / 'few.npz'}", test=0.0)}, policy=_ANY)
     nodes, running = [], []
     for number in range(first, first + count):
         node = Node(homes / f"node-{number}", settings, InlineWorkers(_few), Log("node"), Metrics())
