@@ -20,7 +20,8 @@ pytest.importorskip("grpc")
 from hansa.deployment import control
 from hansa.deployment.api import Done
 from hansa.deployment.logs import Log
-from hansa.deployment.node import Asked, Node
+from hansa.deployment.node import Node
+from hansa.deployment.participation import Asked
 from hansa.errors import ConfigError, HansaError, NotAuthorized, Unreachable
 
 
@@ -29,7 +30,7 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []
-        self.database = self
+        self.database = self.participation = self
 
     def commit(self) -> None:
         self.said.append(("committed",))

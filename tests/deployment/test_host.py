@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hansa.deployment.host import ATTEMPTS, Host, Work
 from hansa.deployment.logs import Log
+from hansa.deployment.shape import DataShape
 from hansa.deployment.store import Database, Journal, Mailbox
 from hansa.deployment.worker.frames import (
     Began,
@@ -71,6 +73,9 @@ class Stage:
 
     async def describe(self, plan: str) -> Described:
         raise AssertionError(plan)
+
+    async def measure(self, data: Mapping[str, Any]) -> DataShape:
+        raise AssertionError(data)
 
     async def start(self, setup: Setup, heard: Callable[[Message | Lost], None]) -> Puppet:
         self.puppets.append(Puppet(setup, heard))

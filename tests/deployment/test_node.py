@@ -13,10 +13,10 @@ from hansa.deployment import api
 from hansa.deployment.identity import SealingKeys
 from hansa.deployment.identity.keys import make_tls_key
 from hansa.deployment.identity.request import make_request, read_request
-from hansa.deployment.packets import Answer, End, Offer, control
+from hansa.deployment.packets import Answer, End, Offer, Sending, control
 from hansa.deployment.policy import Policy
 from hansa.deployment.settings import NodeSettings, parse
-from hansa.errors import ConfigError, IdentityError, StoreError
+from hansa.errors import ConfigError, IdentityError, LinkError, StoreError
 from tests.deployment.federation import ANYTHING, PLAN, Federation, drive, federation
 
 FEDAVG = PLAN.format(name="fedavg")
@@ -83,34 +83,34 @@ def test_the_owner_decides_and_no_program_runs_before(tmp_path: Path) -> None:
         async with federation(tmp_path, policy=replace(ANYTHING, approval="manual")) as fed:
             run = await fed.submit(FEDAVG)
             for node in fed.nodes.values():
-                await fed.until(node.asked, "the owner is asked")
-                (asked,) = node.asked()
+                await fed.until(node.participation.asked, "the owner is asked")
+                (asked,) = node.participation.asked()
                 assert (asked.run, asked.submitter, asked.data) == (run, "operator/operator", "iris")
                 assert node.database.read("SELECT * FROM programs") == []
             # The question outlives the node that asks it.
             await fed.stop_node("node-3", crash=True)
             node = await fed.start_node("node-3")
-            assert [asked.run for asked in node.asked()] == [run]
+            assert [asked.run for asked in node.participation.asked()] == [run]
             for node in fed.nodes.values():
-                node.approve(run)
+                node.participation.approve(run)
                 with pytest.raises(ConfigError, match="waits for an answer"):
-                    node.approve(run)
+                    node.participation.approve(run)
                 with pytest.raises(ConfigError, match="waits for an answer"):
-                    node.refuse(run, "too late")
+                    node.participation.refuse(run, "too late")
             assert (await fed.end(run)).status == "completed"
             run = await fed.submit(FEDAVG)
             for node in fed.nodes.values():
-                await fed.until(node.asked, "the owner is asked")
+                await fed.until(node.participation.asked, "the owner is asked")
             for name, node in fed.nodes.items():
                 if name == "node-1":
-                    node.refuse(run, "not this month")
+                    node.participation.refuse(run, "not this month")
                 else:
-                    node.approve(run)
+                    node.participation.approve(run)
             view = await fed.end(run)
             assert (view.status, view.party) == ("failed", "node-1")
             assert "node-1 refused (not this month)" in view.cause
             with pytest.raises(ConfigError, match="no run 'unknown'"):
-                fed.nodes["node-0"].approve("unknown")
+                fed.nodes["node-0"].participation.approve("unknown")
 
     drive(scenario())
 
@@ -204,10 +204,28 @@ def test_words_of_another_attempt_change_nothing(tmp_path: Path) -> None:
     drive(scenario())
 
 
+def test_a_peer_that_has_heard_of_the_beginning_first_is_asked_to_say_it_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0", "node-1", "node-2"]) as fed:
+            run = await fed.submit(FEDAVG)
+            node = fed.nodes["node-0"]
+            await fed.until(lambda: node.works.state(run) == "accepted", "it waits for the others")
+            letter = Sending(run, 1, "node-1", "node-0", True, "t/1", 1, b"x")
+            # A refusal would be for good, and the letter lost.
+            with pytest.raises(LinkError, match="has not begun here yet"):
+                node.admit("node-1", letter)
+            assert "takes no part" in node.admit("hub", letter)
+            await fed.caller.ask(api.StopRun(run), api.Done)
+            await fed.until(lambda: node.works.state(run) == "ended", "it ends")
+            assert "takes no part" in node.admit("node-1", letter)
+
+    drive(scenario())
+
+
 def test_a_peer_that_comes_with_other_sealing_keys_is_refused_by_name(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with federation(tmp_path) as fed:
-            assert (await fed.end(await fed.submit(FEDAVG))).status == "completed"
+            assert (await fed.end(await fed.submit(FEDAVG, server="node-1"))).status == "completed"
             # The operator lets somebody else be node-1: everybody who met node-1 notices.
             hub, now = fed.hub, time.time()
             key, sealing = make_tls_key(), SealingKeys.make()
@@ -215,7 +233,7 @@ def test_a_peer_that_comes_with_other_sealing_keys_is_refused_by_name(tmp_path: 
             pem = hub.authority.issue_member(request, "node", "node-1", now, 3600.0)
             certificate = fed.nodes["node-1"].credentials.certificate
             hub.members.certified("node-1", "node", certificate.serial + 1, pem, now)
-            view = await fed.end(await fed.submit(FEDAVG))
+            view = await fed.end(await fed.submit(FEDAVG, server="node-1"))
             assert view.status == "failed"
             assert "'node-1' comes with other sealing keys than before" in view.cause
 

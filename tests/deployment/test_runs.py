@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hansa.deployment import api
-from hansa.deployment import runs as module
+from hansa.deployment import api, joining, running
 from hansa.deployment.packets import Answer, End, Finished, Report, Trouble
 from hansa.deployment.settings import HubLimits, HubSettings, NodeLimits
 from hansa.errors import ConfigError, NotAuthorized
@@ -107,13 +106,13 @@ def test_whoever_says_nothing_within_the_window_is_left_out(tmp_path: Path) -> N
         async with federation(tmp_path, start=["node-0", "node-1", "node-2"]) as fed:
             run = await fed.submit(FEDAVG)
             await fed.until(lambda: answers(fed, run).count("accepted") == 4, "three accept")
-            fed.hub.runs._decide(run)  # the window is over
+            fed.hub.runs.joining._decide(run)  # the window is over
             view = await fed.end(run)
             assert (view.status, view.party) == ("failed", "node-3")
             assert "node-3 did not answer" in view.cause
             run = await fed.submit(with_cohort(LONG, 3), least=3)
             await fed.until(lambda: answers(fed, run).count("accepted") == 4, "three accept")
-            fed.hub.runs._decide(run)  # the window is over
+            fed.hub.runs.joining._decide(run)  # the window is over
             await round_of(fed, run, 1)
             # It comes too late: it is told so, and holds nothing for the run.
             late = await fed.start_node("node-3")
@@ -132,29 +131,31 @@ def test_an_owner_may_take_longer_than_the_window_and_no_longer_than_a_day(
             manual = fed.settings("node-3", policy=replace(ANYTHING, approval="manual"))
             node = await fed.start_node("node-3", manual)
             run = await fed.submit(FEDAVG)
-            await fed.until(lambda: node.asked() and answers(fed, run).count("accepted") == 4, "the owner is asked")
-            fed.hub.runs._decide(run)  # the window is over
+            await fed.until(
+                lambda: node.participation.asked() and answers(fed, run).count("accepted") == 4, "the owner is asked"
+            )
+            fed.hub.runs.joining._decide(run)  # the window is over
             assert status(fed, run).status == "joining"
-            node.approve(run)
+            node.participation.approve(run)
             assert (await fed.end(run)).status == "completed"
             # With enough others nobody waits for an owner.
             run = await fed.submit(with_cohort(FEDAVG, 3), least=3)
             await fed.until(
                 lambda: answers(fed, run).count("accepted") == 4 and "pending" in answers(fed, run), "asked"
             )
-            fed.hub.runs._decide(run)
+            fed.hub.runs.joining._decide(run)
             view = await fed.end(run)
             assert view.status == "completed", view.cause
             assert [seat.answer for seat in view.participants][-1] == "pending"
             await fed.until(lambda: node.works.state(run) == "ended", "the owner is asked no more")
             with pytest.raises(ConfigError, match="waits for an answer"):
-                node.approve(run)
+                node.participation.approve(run)
             run = await fed.submit(FEDAVG)
             await fed.until(
                 lambda: answers(fed, run).count("accepted") == 4 and "pending" in answers(fed, run), "asked"
             )
-            monkeypatch.setattr(module, "APPROVAL", 0.0)
-            fed.hub.runs._decide(run)
+            monkeypatch.setattr(joining, "APPROVAL", 0.0)
+            fed.hub.runs.joining._decide(run)
             view = await fed.end(run)
             assert (view.status, view.party) == ("failed", "node-3")
             assert "its owner has not answered" in view.cause
@@ -289,24 +290,24 @@ def test_a_run_that_takes_too_long_ends_with_the_limit_as_its_cause(tmp_path: Pa
 def test_a_machine_with_the_server_that_stays_away_ends_the_run_by_name(
     restart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(running, "LOST_AFTER", 0.1)
 
     async def scenario() -> None:
         async with federation(tmp_path) as fed:
             run = await fed.submit(LONG, server="node-3")
             await round_of(fed, run, 1)
             if restart:  # a hub that was down when it left must miss it too
-                monkeypatch.setattr(module, "LOST_AFTER", 600.0)
+                monkeypatch.setattr(running, "LOST_AFTER", 600.0)
                 await fed.stop_node("node-3")
                 await fed.stop_hub()
-                monkeypatch.setattr(module, "LOST_AFTER", 0.1)
+                monkeypatch.setattr(running, "LOST_AFTER", 0.1)
                 await fed.start_hub()
             else:
                 await fed.stop_node("node-3")
             view = await fed.end(run)
             assert (view.status, view.party) == ("failed", "server")
             assert view.cause == "node-3 has been away for 0.1 s, and the run cannot do without it"
-            monkeypatch.setattr(module, "LOST_AFTER", 600.0)
+            monkeypatch.setattr(running, "LOST_AFTER", 600.0)
             await fed.start_node("node-3")
 
     drive(scenario())
@@ -315,7 +316,7 @@ def test_a_machine_with_the_server_that_stays_away_ends_the_run_by_name(
 def test_peers_without_a_server_go_on_without_one_that_stays_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOST_AFTER", 0.05)
+    monkeypatch.setattr(running, "LOST_AFTER", 0.05)
     plan = PLAN.format(name="dpsgd").replace("cohort = 4", "deadline = 0.3").replace("rounds = 3", "rounds = 4")
 
     async def scenario() -> None:
@@ -411,7 +412,7 @@ def test_nodes_take_no_more_runs_at_once_than_their_owners_allow(tmp_path: Path)
             others = [await fed.submit(FEDAVG) for _ in range(3)]
             for run in others:
                 await fed.until(busy(run), "all say that they are busy")
-                fed.hub.runs._decide(run)  # its window is over, but a busy node is no absent one
+                fed.hub.runs.joining._decide(run)  # its window is over, but a busy node is no absent one
                 assert status(fed, run).status == "joining"
                 assert "is busy with another run" in (await fed.events(run, "answer"))[0].text
             await fed.caller.ask(api.StopRun(first), api.Done)

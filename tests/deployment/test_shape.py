@@ -89,7 +89,7 @@ def test_parties_see_what_differs() -> None:
 def test_a_hub_without_data_trains_the_model_of_the_simulation(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with federation(tmp_path) as fed:
-            fed.hub.runs._settings = replace(fed.hub.settings, data={})
+            fed.hub.runs.running._settings = replace(fed.hub.settings, data={})
             run = await fed.submit(PLAN.format(name="fedavg"))
             view = await fed.end(run)
             assert view.status == "completed", view.cause

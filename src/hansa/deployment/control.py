@@ -46,7 +46,7 @@ class ListAsked(Message, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run that waits for the owner's answer; see :class:`hansa.deployment.node.Asked`."""
+    """A run that waits for the owner's answer; see :class:`hansa.deployment.participation.Asked`."""
 
     run: str
     name: str
@@ -125,12 +125,12 @@ def _answer(node: Node, frame: bytes) -> Message:
     try:
         request = decode(frame, _REQUESTS, MOST)
         if isinstance(request, ListAsked):
-            found = node.asked()
+            found = node.participation.asked()
             return AskedList(tuple(Waiting(one.run, one.name, one.submitter, one.data, one.plan) for one in found))
         if isinstance(request, Approve):
-            node.approve(request.run)
+            node.participation.approve(request.run)
         elif isinstance(request, Refuse):
-            node.refuse(request.run, request.reason)
+            node.participation.refuse(request.run, request.reason)
         # What is answered is done: it is on the disk.
         node.database.commit()
     except HansaError as error:

@@ -23,14 +23,14 @@ from hansa.deployment.identity.certificates import Certificate, read, read_undat
 from hansa.deployment.identity.credentials import Credentials, has_identity
 from hansa.deployment.identity.invitation import make_invitation
 from hansa.deployment.identity.keys import SealingKeys, make_tls_key
-from hansa.deployment.identity.names import member_kind, party_name
+from hansa.deployment.identity.names import HUB, member_kind, party_name
 from hansa.deployment.identity.request import make_request, read_request, renewable
 from hansa.deployment.link import Link
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import Farewell, Hello, Probe, Refused, Sending
 from hansa.deployment.quantity import Address
-from hansa.deployment.runs import HUB, Runs
+from hansa.deployment.runs import Runs
 from hansa.deployment.settings import HubSettings
 from hansa.deployment.store import Database, Journal, Mailbox, Member, MemberTable, Parcel
 from hansa.deployment.worker.spool import Spool
@@ -116,9 +116,9 @@ class Hub:
             lambda: self.credentials.certificate.pem, self.connected, log, metrics, clock,
         )  # fmt: skip
         self.host = Host(
-            HUB, self.database, self.mailbox, self.journal, workers, self.runs, self.spool.folder, log
+            HUB, self.database, self.mailbox, self.journal, workers, self.runs.running, self.spool.folder, log
         )  # fmt: skip
-        self.runs.host = self.host
+        self.runs.running.host = self.host
         self.runs.over = self._over
         self.address: Address | None = None
         self.draining = False
@@ -363,7 +363,7 @@ class Hub:
         self.members.saw(name, self.clock())
         self.metrics.nodes_connected.set(len(self._streams))
         self.log.info("node connected", peer=name, software=hello.software)
-        self.runs.came(name)
+        self.runs.running.came(name)
         try:
             yield link
         finally:
@@ -376,7 +376,7 @@ class Hub:
             if not self.draining:
                 with contextlib.suppress(StoreError):
                     self.members.saw(name, self.clock())
-                    self.runs.left(name)
+                    self.runs.running.left(name)
 
     async def _alive(self, name: str) -> bool:
         link = self._links[name]
@@ -410,8 +410,8 @@ class Hub:
         """See :class:`hansa.deployment.link.Desk`."""
         if not sending.run:
             return "" if sending.inline is not None else "control is never large"
-        sender = self.runs.seat_of(sending.run, sending.sender)
-        receiver = self.runs.seat_of(sending.run, sending.receiver)
+        sender = self.runs.running.seat_of(sending.run, sending.sender)
+        receiver = self.runs.running.seat_of(sending.run, sending.receiver)
         if not sender or not receiver:
             return _OVER
         if sender != peer:
@@ -437,7 +437,7 @@ class Hub:
             if flaw:
                 self.log.warning("control refused", peer=peer, reason=flaw)
             return flaw
-        receiver = self.runs.seat_of(parcel.run, parcel.receiver)
+        receiver = self.runs.running.seat_of(parcel.run, parcel.receiver)
         if receiver == HUB:
             self.host.deliver(parcel.run, parcel.sender, parcel.receiver, parcel.body)
         else:

@@ -1,7 +1,8 @@
 """A node: one party's machine. It dials the hub, decides by its own policy what it takes part in, and runs its programs.
 
 Only what is installed here runs, on data that the node's own file binds; what leaves is written to the party's own audit log
-first. The hub can ask, and no more.
+first. The hub can ask, and no more. Here are the machine's life, its stream, its certificate, and what arrives; what it decides is
+in `participation.py`, what it takes up in `parts.py`, what leaves in `courier.py`.
 """
 
 from __future__ import annotations
@@ -9,62 +10,53 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
 
 from hansa.deployment import api, packets, wire
 from hansa.deployment.audit import AuditLog
+from hansa.deployment.courier import NodeCourier, Part
 from hansa.deployment.diagnosis import diagnose
 from hansa.deployment.dial import calling
 from hansa.deployment.envelopes import Envelopes
-from hansa.deployment.host import Host, Work, Workers
+from hansa.deployment.host import Host, Workers
 from hansa.deployment.identity.credentials import Credentials
 from hansa.deployment.identity.keys import make_tls_key
+from hansa.deployment.identity.names import HUB
 from hansa.deployment.identity.request import make_request
 from hansa.deployment.link import Link
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
-from hansa.deployment.offers import deviation, misfit, untimely
 from hansa.deployment.packets import (
-    BUSY,
-    Answer,
     End,
-    Finished,
     Offer,
     Recall,
     Refused,
-    Report,
     Sending,
     Start,
-    Trouble,
     Welcome,
 )
+from hansa.deployment.participation import Participation
+from hansa.deployment.parts import Parts
 from hansa.deployment.peers import Peers
-from hansa.deployment.policy import RunRequest, check
 from hansa.deployment.settings import NodeSettings
 from hansa.deployment.standing import dialled
 from hansa.deployment.store import Database, Journal, Mailbox, Parcel, WorkTable
-from hansa.deployment.worker.frames import Body, Described, Failed
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import (
-    ConfigError,
-    DataError,
     HansaError,
     IdentityError,
+    LinkError,
     MessageError,
-    SealError,
     StoreError,
     TrustError,
     Unreachable,
     VersionMismatch,
 )
-from hansa.message import decode, encode
-from hansa.protocol import Progress
+from hansa.message import decode
 
-HUB: Final = "hub"
 SOFTWARE: Final = version("hansa")
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds until a lost hub is dialled again, at first and at most."""
@@ -72,20 +64,6 @@ CLOCKS: Final = 60.0
 """Seconds that two clocks may differ before the log says so."""
 _RESTED: Final = 30.0
 """Seconds after which a stream counts as having stood, so that the next wait is the first again."""
-
-
-@final
-@dataclass(frozen=True)
-class Asked:
-    """A run that this node was asked to take part in, for its owner's eyes."""
-
-    run: str
-    name: str
-    submitter: str
-    data: str
-    state: str
-    reason: str
-    plan: str
 
 
 @final
@@ -114,7 +92,6 @@ class Node:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self._workers = workers
         self.log = log
         self.metrics = metrics
         self.clock = clock
@@ -131,24 +108,31 @@ class Node:
         self.journal = Journal(self.database, self.mailbox)
         self.works = WorkTable(self.database)
         self.audit = AuditLog(home / "audit.log", clock, key=self.credentials.sealing.sign)
+        self.begun: dict[str, Part] = {}
+        self.envelopes = Envelopes(lambda: self.credentials, self.mailbox, self.spool, clock)
+        self.courier = NodeCourier(
+            self.name, self.begun, self.envelopes, self.mailbox, self.spool, self.works, self.audit, log, metrics
+        )
         limits = settings.limits
         self.host = Host(
-            self.name, self.database, self.mailbox, self.journal, workers, self, self.spool.folder, log,
+            self.name, self.database, self.mailbox, self.journal, workers, self.courier, self.spool.folder, log,
             limits.threads, limits.memory,
         )  # fmt: skip
         self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST, limits.spool)
         self.connected = asyncio.Event()
         self._instance = secrets.token_hex(16)
-        self.envelopes = Envelopes(lambda: self.credentials, self.mailbox, self.spool, clock)
         self.peers = Peers(
             self.database, self.mailbox, self.spool, self, lambda: self.credentials, self._together, self._instance,
             limits.spool, log, clock,
         )  # fmt: skip
-        self._seats: dict[str, Work] = {}
-        self._offers: dict[str, Offer] = {}
-        self._addresses: dict[str, Mapping[str, str]] = {}
-        self._discloses: dict[str, dict[str, str]] = {}
-        self._limits: dict[str, asyncio.TimerHandle] = {}
+        self.participation = Participation(
+            self.name, lambda: self.settings, workers, self.works, self.envelopes, self.courier,
+            lambda: self.settings.address or self.peers.address, self.audit, log, clock, self._spawn,
+        )  # fmt: skip
+        self.parts = Parts(
+            self.name, lambda: self.settings, self.begun, self.works, self.journal, self.host, self.envelopes,
+            self.peers, self.courier, self.audit, log, self._spawn, self._drop,
+        )  # fmt: skip
         self._tasks: set[asyncio.Future[Any]] = set()
         self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         self.database.failed = self.host.broken = self._break
@@ -162,8 +146,8 @@ class Node:
         if self.settings.listen is not None:
             await self.peers.listen(self.settings.listen)
         for work in self.works.all(("started",)):
-            self._begin(work.run)
-        self._look()
+            self.parts.begin(work.run)
+        self.participation.look()
 
     async def run(self) -> None:
         """Stay connected to the hub until it says that this node is not wanted.
@@ -214,8 +198,7 @@ class Node:
 
     async def close(self) -> None:
         """End in order: programs stop where they stand, and go on from there at the next start."""
-        for timer in self._limits.values():
-            timer.cancel()
+        self.parts.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -276,14 +259,15 @@ class Node:
         """See :class:`hansa.deployment.link.Desk`."""
         if not sending.run:
             return "" if sending.inline is not None and peer == HUB else "control is the hub's, and never large"
-        work = self._seats.get(sending.run)
-        if work is None and peer != HUB and self.works.state(sending.run) == "accepted":
+        part = self.begun.get(sending.run)
+        if part is None and peer != HUB and self.works.state(sending.run) == "accepted":
             raise LinkError(f"run {sending.run} has not begun here yet; say it again")
-        if work is None or work.hosts.get(sending.receiver) != self.name or sending.sender not in work.hosts:
+        hosts = {} if part is None else part.work.hosts
+        if part is None or hosts.get(sending.receiver) != self.name or sending.sender not in hosts:
             return "this node takes no part in that run, or has no such party"
-        if self._way(sending.run, work.hosts[sending.sender]) != peer:
+        if part.way(self.name, hosts[sending.sender]) != peer:
             return "a message of that party does not come this way"
-        if sending.sealed != (work.hosts[sending.sender] != HUB):
+        if sending.sealed != (hosts[sending.sender] != HUB):
             return "a message of another party must be sealed, and one of the hub must not"
         return ""
 
@@ -295,10 +279,10 @@ class Node:
             if not parcel.run:
                 self._control(decode(parcel.body.inline or b"", packets.TO_NODE, packets.MAX_PACKET))
                 return ""
-            work = self._seats.get(parcel.run)
-            if work is None:
+            part = self.begun.get(parcel.run)
+            if part is None:
                 return "this node takes no part in that run any more"
-            body = self.envelopes.opened(work, parcel) if parcel.sealed else parcel.body
+            body = self.envelopes.opened(part.work, parcel) if parcel.sealed else parcel.body
         except (TrustError, MessageError) as error:
             self.metrics.refusals.add(type(error).__name__)
             self.log.warning("message refused", peer=peer, run=parcel.run or None, reason=str(error))
@@ -317,270 +301,30 @@ class Node:
 
     def _control(self, word: Any) -> None:
         if isinstance(word, Offer):
-            state, waiting = self.works.state(word.run), len(self.works.all(("offered", "looked at", "pending")))
-            if flaw := untimely(word, state, self._attempt(word.run), waiting):
-                raise MessageError(flaw)
-            self.works.offered(word.run, encode(word), self.clock())
-            self._offers[word.run] = word
-            self.audit.append(
-                "asked", run=word.run, plan=word.digest, submitter=word.submitter, data=word.data, attempt=word.attempt
-            )
-            self._look()
+            self.participation.offered(word)
         elif isinstance(word, Start):
-            if self._attempt(word.run) == word.attempt and self.works.state(word.run) == "accepted":
-                self.works.started(word.run, encode(word))
-                self._begin(word.run)
+            if self.works.attempt(word.run) == word.attempt and self.works.state(word.run) == "accepted":
+                self.works.started(word)
+                self.parts.begin(word.run)
         elif isinstance(word, End):
-            if self._attempt(word.run) == word.attempt:
-                self._end(word)
+            if self.works.attempt(word.run) == word.attempt:
+                self.parts.end(word)
+                self.participation.look()
         elif isinstance(word, Recall):
             for name in word.names:
                 self.envelopes.recall(name)
             self.audit.append("recalled", names=list(word.names))
 
-    # Taking part.
-
-    def asked(self) -> list[Asked]:
-        """The runs that wait for this party's owner."""
-        found = []
-        for work in self.works.all(("pending",)):
-            offer = self._offer(work.run)
-            found.append(Asked(work.run, offer.name, offer.submitter, offer.data, work.state, work.reason, offer.plan))
-        return found
-
-    def approve(self, run: str) -> None:
-        """The owner says yes.
-
-        Raises:
-            ConfigError: no such run waits.
-        """
-        self._settle(run, "accepted", "")
-
-    def refuse(self, run: str, reason: str) -> None:
-        """The owner says no.
-
-        Raises:
-            ConfigError: no such run waits.
-        """
-        self._settle(run, "refused", reason or "its owner refused")
-
-    def _settle(self, run: str, verdict: str, reason: str) -> None:
-        if self.works.state(run) != "pending":
-            raise ConfigError(f"no run {run!r} waits for an answer; see: hansa pending")
-        self.audit.append("approved" if verdict == "accepted" else "refused", run=run, by="owner", reason=reason)
-        if verdict == "refused":
-            self._answer(self._offer(run), verdict, reason)
-        else:
-            self.works.set(run, "approved")
-            self._look()
-
-    def _look(self) -> None:
-        """Consider the offers that have not been, as far as there is room."""
-        room = self.settings.limits.runs_at_once - len(self.works.all(("looked at", "accepted", "started")))
-        for work in self.works.all(("approved", "offered")):
-            if room > 0:
-                room -= 1
-                if work.state == "approved":
-                    self._answer(self._offer(work.run), "accepted", "")
-                else:
-                    self.works.set(work.run, "looked at")
-                    self._spawn(self._consider(work.run))
-            elif work.state == "offered" and not work.reason:
-                # The hub must not take silence for absence.
-                reason = f"{BUSY} with another run; it answers when that is over"
-                self.works.set(work.run, "offered", reason)
-                self._say(Answer(work.run, self._attempt(work.run), "pending", reason))
-
-    async def _consider(self, run: str) -> None:
-        offer = self._offer(run)
-        try:
-            described = await self._workers.describe(offer.plan)
-            self.works.describe(run, described)
-            reason = self._objection(offer, described)
-            self.envelopes.pin(run, offer.certificates)
-            if not reason and self.name in offer.roles[described.many]:
-                self.works.measure(run, await self._workers.measure(self.settings.data[offer.data].plain()))
-        except DataError as error:
-            # Its sentence may name files, which are nobody's business but the owner's.
-            self.log.warning("data cannot be used", run=run, data=offer.data, reason=str(error))
-            reason = f"its data {offer.data!r} cannot be used; its own log says why"
-        except HansaError as error:
-            reason = str(error)
-        if self._attempt(run) != offer.attempt or self.works.state(run) != "looked at":
-            self._look()  # it ended meanwhile
-            return
-        manual = self.settings.policy.approval == "manual"
-        self.audit.append("judged", run=run, plan=offer.digest, refused=bool(reason), reason=reason)
-        if reason:
-            self._answer(offer, "refused", reason)
-        elif manual:
-            self._answer(offer, "pending", f"hansa approve {run}")
-        else:
-            self._answer(offer, "accepted", "")
-        self._look()
-
-    def _objection(self, offer: Offer, described: Described) -> str:
-        """Why this node takes no part; nothing if it does.
-
-        Raises:
-            PolicyRefused: its policy does not allow it.
-        """
-        if flaw := misfit(offer, described, self.name):
-            return flaw
-        owners = offer.roles[described.many]
-        self._check(offer, described, owners)
-        if self.name in owners and offer.data not in self.settings.data:
-            return f"no data called {offer.data!r} are bound here"
-        return ""
-
-    def _check(self, offer: Offer, described: Described, owners: tuple[str, ...]) -> None:
-        """Ask the policy about a run of these owners of data.
-
-        Raises:
-            PolicyRefused: it does not allow it.
-        """
-        server = next((offer.hosts[role] for role in offer.roles if role != described.many), "")
-        request = RunRequest(offer.run, offer.digest, offer.submitter, offer.data, owners, server)
-        check(self.settings.policy, described.terms, request)
-
-    def _answer(self, offer: Offer, verdict: str, reason: str) -> None:
-        self.works.set(offer.run, verdict, reason)
-        self.log.info("answered", run=offer.run, verdict=verdict, reason=reason or None)
-        address = self.settings.address or self.peers.address
-        told = "" if address is None else str(address)
-        shape = self.works.shape(offer.run) if verdict == "accepted" else None
-        self._say(Answer(offer.run, offer.attempt, verdict, packets.sentence(reason), told, shape))
-
-    def _begin(self, run: str) -> None:
-        """Take up this node's part, from the beginning or from where it stood."""
-        offer, start, described = self._offer(run), self.works.start(run), self.works.described(run)
-        if start is None or described is None:
-            return
-        try:
-            if flaw := deviation(start, offer, self.name):
-                raise MessageError(flaw)
-            # It may begin with fewer than were asked, and the policy has a word about how few.
-            self._check(offer, described, start.roles[described.many])
-            # They were valid when this node took part; a run may outlast them.
-            self.envelopes.pin(run, offer.certificates, dated=False)
-        except HansaError as error:
-            self.log.warning("run refused", run=run, kind=type(error).__name__, reason=str(error))
-            self.audit.append("refused", run=run, reason=str(error))
-            for party, host in offer.hosts.items():
-                if host == self.name:
-                    why = packets.sentence(str(error))
-                    self._say(Trouble(run, offer.attempt, party, type(error).__name__, why, fatal=True))
-            return
-        self._discloses[run] = described.classes
-        parties = {party for names in start.roles.values() for party in names}
-        bound = self.settings.data.get(offer.data)
-        work = Work(
-            run, offer.attempt, described.plan, start.roles,
-            frozenset(name for name, role in described.roles.items() if role.starts),
-            {party: host for party, host in offer.hosts.items() if party in parties},
-            {} if bound is None else bound.plain(), start.shape,
-        )  # fmt: skip
-        self._seats[run], self._addresses[run] = work, start.addresses
-        self.host.begin(work)
-        self.peers.meet(self.name, start.addresses, set(offer.certificates) - {HUB})
-        seconds = self.settings.limits.run
-        self._limits[run] = asyncio.get_running_loop().call_later(seconds, self._overdue, work)
-
-    def _end(self, word: End) -> None:
-        run = word.run
-        self._spawn(self.host.end(run))
-        self._seats.pop(run, None)
-        self._addresses.pop(run, None)
-        self.envelopes.forget(run)
-        timer = self._limits.pop(run, None)
-        if timer is not None:
-            timer.cancel()
-        self.works.set(run, "ended", word.cause)
-        self.audit.append("ended", run=run, status=word.status, cause=word.cause)
-        self.log.info("run ended", run=run, status=word.status, cause=word.cause or None)
-        self.mailbox.drop(run)
-        self.link.forget(run)
-        self.peers.forget(run)
-        if word.status == "completed":
-            self.journal.forget(run)
-        else:
-            self.journal.rewind(run)
-        self._look()
-
-    def _overdue(self, work: Work) -> None:
-        failed = Failed(
-            "Overdue", f"the run took longer than this node's limit of {self.settings.limits.run:g} s", "", 0.0
-        )
-        for party, host in work.hosts.items():
-            if host == self.name:
-                self.trouble(work, party, failed, fatal=True)
-        self._spawn(self.host.end(work.run))
-
-    # The courier of this node's programs.
-
-    def send(self, work: Work, sender: str, receiver: str, body: Body) -> None:
-        """To a party on another machine, sealed unless that is the hub."""
-        host = work.hosts[receiver]
-        kept = body
-        if host != HUB:
-            try:
-                kept = self.envelopes.sealed(work, sender, receiver, body)
-            except SealError as error:
-                # The program goes on without this receiver, as it does without one that is away.
-                self.log.warning("message withheld", run=work.run, party=sender, receiver=receiver, reason=str(error))
-                self.audit.append("withheld", run=work.run, receiver=receiver, reason=str(error))
-                return
-            self.mailbox.pin(kept.blob)
-        self.audit.sent(
-            run=work.run,
-            receiver=receiver,
-            tag=body.tag,
-            discloses=self._discloses.get(work.run, {}).get(body.tag, ""),
-            bytes=kept.size,
-        )
-        self.metrics.messages.add("out", body.tag)
-        self.metrics.bytes.add("out", by=kept.size)
-        self.mailbox.put(self._way(work.run, host), work.run, sender, receiver, kept, sealed=host != HUB)
-        if kept is not body:
-            self.mailbox.unpin(kept.blob)
-
-    def report(self, work: Work, party: str, body: Body) -> None:
-        """To the owner of the run, by the hub."""
-        frame = body.inline if body.inline is not None else bytes(self.spool.map(body.blob))
-        self.audit.sent(run=work.run, receiver="observer", tag=body.tag, discloses=Progress.discloses, bytes=len(frame))
-        self._say(Report(work.run, party, frame))
-
-    def finished(self, work: Work, party: str, result: Body) -> None:
-        """A party of this node that started by itself has ended; its result stays here."""
-        self.mailbox.hold(result)
-        self.works.keep_result(work.run, party, result)
-        self._say(Finished(work.run, work.attempt, party))
-
-    def trouble(self, work: Work, party: str, failed: Failed, fatal: bool) -> None:
-        """A program failed; its traceback stays in this node's log."""
-        what, remedy = packets.sentence(failed.what), packets.sentence(failed.remedy)
-        self._say(Trouble(work.run, work.attempt, party, failed.kind[:64], what, failed.round, remedy, fatal))
-
     # Small things.
-
-    def _way(self, run: str, host: str) -> str:
-        """To whom a message for another machine is given: to that machine, or to the hub."""
-        return host if host != HUB and Peers.direct(self.name, host, self._addresses.get(run, {})) else HUB
 
     def _together(self, other: str) -> bool:
         """Whether another node is in a run with this one."""
-        return any(other in work.hosts.values() for work in self._seats.values())
+        return any(other in part.work.hosts.values() for part in self.begun.values())
 
-    def _say(self, word: Answer | Report | Trouble | Finished) -> None:
-        self.mailbox.put(HUB, "", "", "", packets.control(word))
-
-    def _offer(self, run: str) -> Offer:
-        if run not in self._offers:
-            self._offers[run] = decode(self.works.offer(run), Offer, packets.MAX_PACKET)
-        return self._offers[run]
-
-    def _attempt(self, run: str) -> int:
-        return self._offer(run).attempt if self.works.state(run) else 0
+    def _drop(self, run: str) -> None:
+        """Forget the letters of a run."""
+        self.mailbox.drop(run)
+        self.link.forget(run)
 
     def _spawn(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)

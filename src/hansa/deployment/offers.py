@@ -1,4 +1,4 @@
-"""What a node demands of an offer and of the beginning of a run, before its policy is asked: that they fit together.
+"""What a node demands of an offer and of the beginning of a run: that they fit together, and that its policy allows them.
 
 The hub says who takes part and on which machines. A hub that lies could name itself as everybody, change the parties once the
 owner has agreed, or begin with so few that an aggregate is somebody's own update; each of these is refused here.
@@ -10,6 +10,7 @@ from typing import Final
 
 from hansa.deployment.identity.names import HUB, party_name
 from hansa.deployment.packets import Offer, Start
+from hansa.deployment.policy import Policy, RunRequest, check
 from hansa.deployment.worker.frames import Described
 from hansa.errors import IdentityError
 
@@ -79,3 +80,13 @@ def deviation(start: Start, offer: Offer, me: str) -> str:
     if not set(start.addresses) <= set(offer.hosts.values()):
         return "the run is to begin with addresses of strangers"
     return ""
+
+
+def require_allowed(policy: Policy, offer: Offer, plan: Described, owners: tuple[str, ...]) -> None:
+    """Go on only if a policy allows a run of these owners of data, which may be fewer than were asked.
+
+    Raises:
+        PolicyRefused: it does not.
+    """
+    server = next((offer.hosts[role] for role in offer.roles if role != plan.many), "")
+    check(policy, plan.terms, RunRequest(offer.run, offer.digest, offer.submitter, offer.data, owners, server))

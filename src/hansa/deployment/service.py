@@ -81,7 +81,7 @@ class Service:
             logs = may(who.identity.kind, who.identity.name, "see", _object("logs", record))
             after = word.after
             while True:
-                news = self._hub.runs.news(word.run)
+                news = self._hub.runs.ledger.news(word.run)
                 while events := self._hub.runs.table.events(word.run, after):
                     for event in events:
                         after = event.number

@@ -251,7 +251,7 @@ def test_what_was_agreed_on_is_not_exchanged(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with captured(tmp_path) as (made, node):
             good = await begun(made, node)
-            work = node._seats[RUN]
+            work = node.begun[RUN].work
             await made.control(msgspec.structs.replace(good, hosts={**good.hosts, SINGLE: "node-1"}))
             assert "offered already" in await made.refused()
             await made.control(msgspec.structs.replace(good, attempt=2))
@@ -261,7 +261,7 @@ def test_what_was_agreed_on_is_not_exchanged(tmp_path: Path) -> None:
             await made.control(Recall(["../../x", "node-1", "nobody"]))
             await made.control(offer(made, run="00000000000000bb"))
             await made.answer(Answer)
-            assert node._seats[RUN] is work
+            assert node.begun[RUN].work is work
 
     drive(scenario())
 
@@ -348,7 +348,7 @@ def test_recalled_keys_are_not_written_to(tmp_path: Path) -> None:
             from hansa.deployment.worker.frames import Body
 
             with node.database.at_once():
-                node.send(node._seats[RUN], "node-0", SINGLE, Body("t/1", 1, b"x"))
+                node.courier.send(node.begun[RUN].work, "node-0", SINGLE, Body("t/1", 1, b"x"))
             assert node.mailbox.next("hub", RUN, 0) is None
             assert node.host.running()
 

@@ -245,7 +245,7 @@ async def joined(fed: Federation, odd: Puppet) -> str:
         if word.kind == packets.Offer.tag:
             break
     await odd.say(control(packets.Answer(run, 1, "accepted")))
-    await fed.until(lambda: fed.hub.runs.seat_of(run, "node-3"), "the run begins")
+    await fed.until(lambda: fed.hub.runs.running.seat_of(run, "node-3"), "the run begins")
     return run
 
 

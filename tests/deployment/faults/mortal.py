@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from hansa.deployment import link as links
 from hansa.deployment import node as nodes
-from hansa.deployment import runs, signals
+from hansa.deployment import running, signals
 from hansa.deployment.hub import Hub
 from hansa.deployment.logs import Log, written
 from hansa.deployment.metrics import Metrics
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> int:
     kind, home, which, *fault = arguments
     folder = Path(home)
     homes = Homes(folder, Address(os.environ.get("HOST", "127.0.0.1"), 0), os.environ["NAMES"].split())
-    for module, name, value in ((nodes, "LONGEST_WAIT", "0.5"), (runs, "LOST_AFTER", "600")):
+    for module, name, value in ((nodes, "LONGEST_WAIT", "0.5"), (running, "LOST_AFTER", "600")):
         vars(module)[name] = float(os.environ.get(name, value))
     if fault:
         mortal(fault[0], int(fault[1]))

@@ -364,7 +364,7 @@ class Village:
             if record.status in TERMINAL:
                 await asyncio.sleep(0)
                 continue
-            await self.first(self.hub.runs.news(run).wait(), changed.wait())
+            await self.first(self.hub.runs.ledger.news(run).wait(), changed.wait())
 
     @staticmethod
     async def first(*waits: Any) -> None:

@@ -8,7 +8,7 @@ from typing import final
 
 import msgspec
 
-from hansa.deployment.packets import MAX_PACKET, Start
+from hansa.deployment.packets import MAX_PACKET, Offer, Start
 from hansa.deployment.shape import DataShape
 from hansa.deployment.store.database import Database
 from hansa.deployment.worker.frames import Body, Described
@@ -32,16 +32,18 @@ class WorkTable:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._offers: dict[str, Offer] = {}
         database.write("UPDATE works SET state = 'offered' WHERE state = 'looked at'")
         database.commit()
 
-    def offered(self, run: str, offer: bytes, now: float) -> None:
+    def offered(self, offer: Offer, now: float) -> None:
         """The hub asks; a further attempt at a run takes the place of the one before."""
+        self._offers[offer.run] = offer
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
             " state = 'offered', reason = '', offer = excluded.offer, described = NULL, shape = NULL, start = NULL,"
             " since = excluded.since",
-            run, offer, now,
+            offer.run, encode(offer), now,
         )  # fmt: skip
 
     def described(self, run: str) -> Described | None:
@@ -62,9 +64,9 @@ class WorkTable:
         """Keep what the plan of a run is."""
         self._db.write("UPDATE works SET described = ? WHERE run = ?", encode(described), run)
 
-    def started(self, run: str, start: bytes) -> None:
+    def started(self, start: Start) -> None:
         """The run begins."""
-        self._db.write("UPDATE works SET state = 'started', start = ? WHERE run = ?", start, run)
+        self._db.write("UPDATE works SET state = 'started', start = ? WHERE run = ?", encode(start), start.run)
 
     def set(self, run: str, state: str, reason: str = "") -> None:
         """The run's new state."""
@@ -75,9 +77,16 @@ class WorkTable:
         rows = self._db.read("SELECT state FROM works WHERE run = ?", run)
         return str(rows[0][0]) if rows else ""
 
-    def offer(self, run: str) -> bytes:
-        """The frame of the offer."""
-        return bytes(self._db.read("SELECT offer FROM works WHERE run = ?", run)[0][0])
+    def offer(self, run: str) -> Offer:
+        """What was offered; of a known run."""
+        if run not in self._offers:  # it may be large, and is asked for often
+            frame = self._db.read("SELECT offer FROM works WHERE run = ?", run)[0][0]
+            self._offers[run] = decode(frame, Offer, MAX_PACKET)
+        return self._offers[run]
+
+    def attempt(self, run: str) -> int:
+        """Which attempt at a run was offered last; 0 for an unknown run."""
+        return self.offer(run).attempt if self.state(run) else 0
 
     def start(self, run: str) -> Start | None:
         """Who takes part, once the run has begun."""

@@ -8,7 +8,7 @@ Elnozahy, Alvisi, Wang and Johnson, ACM Computing Surveys 2002, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
@@ -131,6 +131,10 @@ class Described(Message, frozen=True):
     def role_of(self, party: str) -> str:
         """The role that a party of this name has."""
         return party if party in self.roles and not self.roles[party].many else self.many
+
+    def by_role(self, parties: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The parties of each role, in the order in which they are given."""
+        return {role: tuple(party for party in parties if self.role_of(party) == role) for role in self.roles}
 
 
 class Setup(Message, frozen=True):

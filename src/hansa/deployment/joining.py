@@ -1,0 +1,204 @@
+"""How a run comes about: its parties are asked, answer, are compared, and it begins with them or fails for want of them.
+
+A window ends the asking, so that no party can hold up a run by silence; an owner who has been asked may take longer, where the run
+cannot begin without that answer, and no longer than a day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+from msgspec.structs import replace
+
+from hansa.deployment.identity.names import HUB
+from hansa.deployment.ledger import Ending, Ledger, request_of, shape_of
+from hansa.deployment.packets import BUSY, Answer, End, Offer, Start
+from hansa.deployment.policy import asker
+from hansa.deployment.quantity import Address
+from hansa.deployment.store import Journal, MemberTable, Record, Seat
+from hansa.errors import ConfigError
+
+APPROVAL: Final = 86400.0
+"""Seconds that a run waits for owners who have been asked; a person answers, not a program."""
+_SAID: Final = {"accepted": "takes part", "refused": "does not take part", "pending": "asks its owner"}
+
+
+@final
+class Joining:
+    """The runs whose parties are asked.
+
+    Args:
+        ledger: of all runs.
+        journal: of the hub's own programs.
+        members: whose certificates the parties are given.
+        window: seconds that the parties of a run have to answer, where it does not say so itself.
+        certificate: the hub's own certificate, PEM, as it is now.
+        begin: called with a run that has its parties; they have been told.
+        end: called with a run that will not have them.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        members: MemberTable,
+        window: float,
+        certificate: Callable[[], bytes],
+        begin: Callable[[Record], None],
+        end: Callable[[str, Ending], None],
+    ) -> None:
+        self._ledger = ledger
+        self._table = ledger.table
+        self._journal = journal
+        self._members = members
+        self._join = window
+        self._certificate = certificate
+        self._begin = begin
+        self._end = end
+
+    def offer(self, record: Record) -> None:
+        """Ask the machines of a run's parties."""
+        plan, seats = record.described, self._table.seats(record.run)
+        request = request_of(record)
+        self._table.set(record.run, status="joining", started=self._ledger.clock())
+        self._journal.rewind(record.run)
+        self._ledger.tell(record.run, "status", "asks its parties")
+        hosts = {seat.party: seat.host for seat in seats}
+        machines = dict.fromkeys(hosts.values())
+        roles: dict[str, set[str]] = {}
+        for party, host in hosts.items():
+            roles.setdefault(host, set()).add(plan.role_of(party))
+        known = {name: member for name in machines if (member := self._members.get(name)) is not None}
+        certificates = {name: member.certificate.decode() for name, member in known.items()}
+        certificates[HUB] = self._certificate().decode()
+        offer = Offer(
+            record.run, record.attempt, record.name, plan.plan, plan.terms.digest, asker(*record.owner), request.data,
+            plan.by_role(hosts), hosts, {}, self._window(record),
+        )  # fmt: skip
+        partners: dict[frozenset[str], set[str]] = {}
+        for machine in machines:
+            if machine == HUB:
+                self._table.answered(record.run, HUB, "accepted", "")
+                continue
+            # Each is told the keys of those with whom it may talk: of thousands, those are few.
+            mine = frozenset(roles[machine])
+            if mine not in partners:
+                partners[mine] = plan.partners(mine, hosts) | {HUB}
+            shown = {name: certificates[name] for name in partners[mine] - {machine} if name in certificates}
+            self._ledger.control(machine, replace(offer, certificates=shown))
+        self._ledger.arm(record.run, self._window(record), self._decide)
+        self._consider(record.run)
+
+    def recover(self, record: Record) -> None:
+        """Go on asking, after the hub was down; the window went on."""
+        now = self._ledger.clock()
+        spent = now - (record.started or now)
+        self._ledger.arm(record.run, max(0.0, self._window(record) - spent), self._decide)
+
+    def answered(self, record: Record, node: str, word: Answer) -> None:
+        """A node's answer; it may come too late, when the run is under way already."""
+        if word.verdict not in ("accepted", "refused", "pending"):
+            return
+        before = next((seat.answer for seat in self._table.seats(record.run) if seat.host == node), "")
+        if record.status != "joining":
+            if word.verdict == "accepted" and record.status == "running" and before != "accepted":
+                self._leave_out(record, node)
+            return
+        if before in ("accepted", "refused"):
+            return  # one answer is an answer
+        try:
+            address = str(Address.of(word.address)) if word.address else ""
+        except ConfigError:
+            address = ""  # a machine that cannot say where it is cannot be dialled
+        self._table.answered(record.run, node, word.verdict, word.reason, address, word.shape)
+        text = f"{node} {_SAID[word.verdict]}" + (f": {word.reason}" if word.reason else "")
+        if word.verdict == "pending" and word.reason.startswith(BUSY):
+            text = f"{node} is {word.reason}"
+        self._ledger.tell(record.run, "answer", text, party=node)
+        self._consider(record.run)
+
+    def _consider(self, run: str) -> None:
+        """Begin, or give up, as soon as the answers allow it."""
+        record = self._ledger.known(run)
+        answers = [seat.answer for seat in self._table.seats(run)]
+        late = record.started is not None and self._ledger.clock() >= record.started + self._window(record)
+        if late or all(answer in ("accepted", "refused") for answer in answers):
+            self._decide(run)
+
+    def _decide(self, run: str) -> None:
+        """The window is over, or all have answered."""
+        record = self._table.get(run)
+        if record is None or record.status != "joining":
+            return
+        plan, now = record.described, self._ledger.clock()
+        self._compare(record)
+        seats = self._table.seats(run)
+        owners = [seat for seat in seats if plan.role_of(seat.party) == plan.many]
+        single = [seat for seat in seats if seat not in owners]
+        accepted = [seat for seat in owners if seat.answer == "accepted"]
+        least = request_of(record).least or len(owners)
+        lacking = [seat for seat in single if seat.answer != "accepted"]
+        if not lacking and len(accepted) >= least:
+            self._start(record, single, accepted)
+            return
+        pending = [seat for seat in seats if seat.answer == "pending"]
+        hopeless = any(seat not in pending for seat in lacking)
+        hopeless = hopeless or len(accepted) + sum(seat in pending for seat in owners) < least
+        if not hopeless and now < (record.started or now) + APPROVAL:
+            self._ledger.arm(run, (record.started or now) + APPROVAL - now, self._decide)
+            return
+        why = "; ".join(_why(seat) for seat in (*single, *owners) if seat.answer != "accepted")
+        self._end(
+            run,
+            Ending(
+                "failed",
+                f"{len(accepted)} of {len(owners)} parties accepted and {least} are wanted: {why}",
+                next((seat.party for seat in (*lacking, *owners) if seat.answer != "accepted"), ""),
+                "settle it with them, or submit with a lower --least",
+            ),
+        )
+
+    def _compare(self, record: Record) -> None:
+        """Leave out who has other features or classes than most: one model cannot be trained on both, or is trained wrongly."""
+        accepted = [
+            seat for seat in self._table.seats(record.run) if seat.answer == "accepted" and seat.shape is not None
+        ]
+        shapes = [seat.shape for seat in accepted if seat.shape is not None]
+        if not shapes:
+            return
+        most = max(shapes, key=shapes.count)
+        for seat, shape in zip(accepted, shapes, strict=True):
+            if flaw := shape.differs(most):
+                self._table.answered(record.run, seat.host, "refused", flaw)
+                self._ledger.tell(record.run, "answer", f"{seat.host} is left out: {flaw}", party=seat.party)
+
+    def _start(self, record: Record, single: list[Seat], owners: list[Seat]) -> None:
+        """Begin with these, and tell all who were asked."""
+        run, seats = record.run, [*single, *owners]
+        self._table.set(run, status="running", started=self._ledger.clock())
+        self._ledger.tell(run, "status", f"runs with {len(owners)} parties")
+        hosts = {seat.party: seat.host for seat in seats}
+        addresses = {seat.host: seat.address for seat in seats if seat.address}
+        start = Start(run, record.attempt, record.described.by_role(hosts), addresses, shape_of(owners))
+        for machine in dict.fromkeys(seat.host for seat in self._table.seats(run)):
+            if machine == HUB:
+                continue
+            if machine in hosts.values():
+                self._ledger.control(machine, start)
+            else:
+                self._leave_out(record, machine)
+        self._begin(self._ledger.known(run))
+
+    def _leave_out(self, record: Record, machine: str) -> None:
+        self._ledger.control(machine, End(record.run, record.attempt, "left out", "the run began without this party"))
+
+    def _window(self, record: Record) -> float:
+        return request_of(record).seconds or self._join
+
+
+def _why(seat: Seat) -> str:
+    if seat.answer == "pending" and seat.reason.startswith(BUSY):
+        return f"{seat.party} is {seat.reason}"
+    said = {"refused": "refused", "pending": "its owner has not answered"}.get(seat.answer, "did not answer")
+    return f"{seat.party} {said}" + (f" ({seat.reason})" if seat.reason else "")

@@ -1,0 +1,253 @@
+"""A run under way, as the hub sees it: its own programs, what is reported, what fails, who is absent, and when it is over.
+
+A run is over when all programs that start by themselves have ended, when one fails that it has no point without, or when its
+limit has passed. A machine with such a program may be away so long and no longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, final
+
+from hansa.deployment.host import Host, Work
+from hansa.deployment.identity.names import HUB
+from hansa.deployment.ledger import Ending, Ledger, request_of, shape_of
+from hansa.deployment.metrics import Metrics
+from hansa.deployment.packets import Finished, Report, Trouble
+from hansa.deployment.settings import HubSettings
+from hansa.deployment.store import ACTIVE, Mailbox, Record, Seat
+from hansa.deployment.worker.frames import Body, Failed
+from hansa.errors import MessageError
+from hansa.message import decode
+from hansa.protocol import Progress
+
+LOST_AFTER: Final = 600.0
+"""Seconds that a machine with a program that the run waits for may be away."""
+MAX_PROGRESS: Final = 1 << 20
+"""Bytes of what a program says of one round."""
+
+
+@final
+class Running:
+    """The runs that are under way, and the courier of the hub's own programs in them.
+
+    Args:
+        ledger: of all runs.
+        mailbox: takes what the hub's programs send.
+        settings: the hub's limits, and what data it binds.
+        connected: whether a node is connected.
+        metrics: where what happens is counted.
+        end: called with a run that is over.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        mailbox: Mailbox,
+        settings: HubSettings,
+        connected: Callable[[str], bool],
+        metrics: Metrics,
+        end: Callable[[str, Ending], None],
+    ) -> None:
+        self._ledger = ledger
+        self._table = ledger.table
+        self._mailbox = mailbox
+        self._settings = settings
+        self._connected = connected
+        self._metrics = metrics
+        self._end = end
+        self._seats: dict[str, dict[str, Seat]] = {}
+        self._began: dict[str, float] = {}
+        self._heard: dict[tuple[str, str], int] = {}
+        self._absent: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._clearing: set[asyncio.Future[list[None]]] = set()
+        self.host: Host | None = None
+
+    def begin(self, record: Record) -> None:
+        """Everything that a running run needs in memory, and the hub's own programs."""
+        plan = record.described
+        seats = {seat.party: seat for seat in self._table.seats(record.run) if seat.answer == "accepted"}
+        now = self._ledger.clock()
+        self._seats[record.run] = seats
+        self._began[record.run] = now
+        hosts = {party: seat.host for party, seat in seats.items()}
+        bound = self._settings.data.get(request_of(record).data)
+        work = Work(
+            record.run, record.attempt, plan.plan, plan.by_role(hosts),
+            frozenset(name for name, role in plan.roles.items() if role.starts), hosts,
+            {} if bound is None else bound.plain(), shape_of(seats.values()),
+        )  # fmt: skip
+        assert self.host is not None
+        self.host.begin(work)
+        for machine in set(hosts.values()):
+            if not self._connected(machine):
+                self._miss(record.run, machine)
+        spent = now - (record.started or now)
+        self._ledger.arm(record.run, max(1.0, self._settings.limits.run - spent), self._overdue)
+
+    def leave(self, run: str) -> None:
+        """A run has ended, in whatever state it was: stop the hub's programs, and wait for nobody."""
+        assert self.host is not None
+        clearing = self.host.end(run)
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
+        self._seats.pop(run, None)
+        for key in [key for key in self._absent if key[0] == run]:
+            self._absent.pop(key).cancel()
+        for key in [key for key in self._heard if key[0] == run]:
+            del self._heard[key]
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        for timer in self._absent.values():
+            timer.cancel()
+
+    def seat_of(self, run: str, party: str) -> str:
+        """The machine that a party of a running run is on; empty for a stranger, or if the run is not running."""
+        seats = self._seats.get(run)
+        seat = seats.get(party) if seats is not None else None
+        return seat.host if seat is not None else ""
+
+    # Machines that come and go.
+
+    def came(self, node: str) -> None:
+        """A node is connected."""
+        for key in [key for key in self._absent if key[1] == node]:
+            self._absent.pop(key).cancel()
+
+    def left(self, node: str) -> None:
+        """A node is gone; a run that waits for a program on it waits so long and no longer."""
+        for run in self._seats:
+            self._miss(run, node)
+
+    def _miss(self, run: str, node: str) -> None:
+        if node != HUB and any(
+            seat.host == node and self._starts(run, seat.party) for seat in self._seats[run].values()
+        ):
+            before = self._absent.pop((run, node), None)
+            if before is not None:
+                before.cancel()
+            self._absent[run, node] = asyncio.get_running_loop().call_later(LOST_AFTER, self._gone, run, node)
+
+    def _gone(self, run: str, node: str) -> None:
+        self._absent.pop((run, node), None)
+        record = self._table.get(run)
+        if record is None or record.status != "running" or self._connected(node):
+            return
+        cause = f"{node} has been away for {LOST_AFTER:g} s"
+        for seat in self._table.seats(run):
+            if seat.host == node and seat.answer == "accepted" and not seat.finished and self._starts(run, seat.party):
+                if self._indispensable(run, seat.party):
+                    remedy = f"bring it back, then: hansa resume {run}"
+                    self._end(run, Ending("failed", f"{cause}, and the run cannot do without it", seat.party, remedy))
+                    return
+                self._ledger.tell(run, "trouble", f"{cause}; the run goes on without it", party=seat.party)
+                self._ended(run, seat.party, 2)
+
+    # What programs on nodes say.
+
+    def heard(self, record: Record, word: Report | Trouble | Finished) -> str:
+        """The word of a party on a node; why it is refused, or nothing."""
+        if not isinstance(word, Trouble) and not self._starts(word.run, word.party):
+            return f"'{word.party}' does not start by itself, and says no such thing"
+        if self._tires(record, word.party):
+            return f"'{word.party}' has said more in this run than any program says"
+        if isinstance(word, Report):
+            return self._reported(record.run, word.party, word.progress)
+        if isinstance(word, Trouble):
+            self._troubled(word)
+        else:
+            self._ended(record.run, word.party, 1)
+        return ""
+
+    def _tires(self, record: Record, party: str) -> bool:
+        """Whether a party on a node has said more than is kept of one."""
+        key = record.run, party
+        self._heard[key] = said = self._heard.get(key, 0) + 1
+        return said > 1000 + 4 * (record.described.rounds or 100_000)
+
+    # The courier of the hub's own programs.
+
+    def send(self, work: Work, sender: str, receiver: str, body: Body) -> None:
+        """To a party on a node."""
+        self._metrics.messages.add("out", body.tag)
+        self._mailbox.put(work.hosts[receiver], work.run, sender, receiver, body)
+
+    def report(self, work: Work, party: str, body: Body) -> None:
+        """To the observer, which is the hub's own table."""
+        if self._table.get(work.run) is not None and body.inline is not None:
+            flaw = self._reported(work.run, party, body.inline)
+            if flaw:
+                self._ledger.log.error("report refused", run=work.run, party=party, reason=flaw)
+
+    def finished(self, work: Work, party: str, result: Body) -> None:
+        """The hub's own program has ended."""
+        record = self._table.get(work.run)
+        if record is not None and record.status == "running":
+            self._table.keep_result(work.run, result)
+            self._ended(work.run, party, 1)
+
+    def trouble(self, work: Work, party: str, failed: Failed, fatal: bool) -> None:
+        """The hub's own program failed."""
+        record = self._table.get(work.run)
+        if record is not None and record.status in ACTIVE:
+            # Each program counts here as the party that it is, so a lost worker of the server ends the run by name.
+            self._troubled(
+                Trouble(work.run, work.attempt, party, failed.kind, failed.what, failed.round, failed.remedy, fatal)
+            )
+
+    # What follows.
+
+    def _reported(self, run: str, party: str, frame: bytes) -> str:
+        try:
+            progress = decode(frame, Progress, MAX_PROGRESS)
+        except MessageError as error:
+            return str(error)
+        if not 0 <= progress.round < 1 << 53:
+            return f"there is no round {progress.round}"
+        self._ledger.tell(run, "round", progress.note, party=party, round=progress.round, progress=frame)
+        self._table.set(run, round=progress.round)
+        self._metrics.rounds.add()
+        now = self._ledger.clock()
+        self._metrics.round_seconds.observe(max(0.0, now - self._began.get(run, now)))
+        self._began[run] = now
+        return ""
+
+    def _troubled(self, word: Trouble) -> None:
+        text = f"{word.kind}: {word.cause}" + (f"; {word.remedy}" if word.remedy else "")
+        self._ledger.tell(word.run, "trouble", text, party=word.party, round=word.round)
+        if not word.fatal:
+            return
+        if self._indispensable(word.run, word.party):
+            self._end(word.run, Ending("failed", word.cause, word.party, word.remedy, word.round))
+        elif self._starts(word.run, word.party):
+            self._ended(word.run, word.party, 2)
+
+    def _ended(self, run: str, party: str, how: int) -> None:
+        """A party that started by itself has ended; the run is over when all have."""
+        self._table.finished(run, party, how)
+        starting = [
+            seat for seat in self._table.seats(run) if self._starts(run, seat.party) and seat.answer == "accepted"
+        ]
+        if not all(seat.finished for seat in starting):
+            return
+        if any(seat.finished == 1 for seat in starting):
+            self._end(run, Ending("completed"))
+        else:
+            self._end(run, Ending("failed", "every party's program failed", party, f"see: hansa logs {run}"))
+
+    def _overdue(self, run: str) -> None:
+        cause = f"it took longer than the hub's limit of {self._settings.limits.run:g} s"
+        self._end(run, Ending("failed", cause, "", f"raise [limits] run in hub.toml, then: hansa resume {run}"))
+
+    def _starts(self, run: str, party: str) -> bool:
+        plan = self._ledger.known(run).described
+        return plan.roles[plan.role_of(party)].starts
+
+    def _indispensable(self, run: str, party: str) -> bool:
+        """Whether the run has no point without this party: the one of its role, or the last that is left."""
+        if not self._starts(run, party):
+            return False
+        seats = [seat for seat in self._table.seats(run) if seat.answer == "accepted" and seat.party != party]
+        return not any(self._starts(run, seat.party) and seat.finished != 2 for seat in seats)
