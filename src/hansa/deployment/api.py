@@ -52,7 +52,7 @@ class ListRuns(Message, frozen=True):
     """The runs that the asker may see."""
 
     tag = "hansa.api.list-runs/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
 
 class Participant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,7 +123,7 @@ class StopRun(Message, frozen=True):
     """
 
     tag = "hansa.api.stop-run/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     run: str
 
@@ -136,7 +136,7 @@ class ResumeRun(Message, frozen=True):
     """
 
     tag = "hansa.api.resume-run/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     run: str
 
@@ -145,7 +145,7 @@ class Done(Message, frozen=True):
     """It was done."""
 
     tag = "hansa.api.done/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
 
 class ReadEvents(Message, frozen=True):
@@ -158,7 +158,7 @@ class ReadEvents(Message, frozen=True):
     """
 
     tag = "hansa.api.read-events/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     run: str
     after: Count = 0
@@ -199,7 +199,7 @@ class Fetch(Message, frozen=True):
     """
 
     tag = "hansa.api.fetch/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     run: str
 
@@ -231,7 +231,7 @@ class Invite(Message, frozen=True):
     """
 
     tag = "hansa.api.invite/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     name: str
     kind: str = "node"
@@ -261,7 +261,7 @@ class Revoke(Message, frozen=True):
     """
 
     tag = "hansa.api.revoke/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     name: str
 
@@ -270,7 +270,7 @@ class ListMembers(Message, frozen=True):
     """Who belongs to the federation."""
 
     tag = "hansa.api.list-members/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
 
 class MemberView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -42,7 +42,7 @@ class ListAsked(Message, frozen=True):
     """The runs that wait for the owner's answer."""
 
     tag = "hansa.control.list-asked/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
 
 class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class Approve(Message, frozen=True):
     """Take part in a run."""
 
     tag = "hansa.control.approve/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     run: str
 
@@ -77,7 +77,7 @@ class Refuse(Message, frozen=True):
     """Take no part in a run."""
 
     tag = "hansa.control.refuse/1"
-    discloses = "nothing"
+    discloses = "nothing but who asks"
 
     run: str
     reason: str = ""
