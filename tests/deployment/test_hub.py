@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hansa.deployment import api, dial
+from hansa.deployment.host import INLINE, Work
 from hansa.deployment.identity import read_invitation
 from hansa.deployment.packets import Sending
 from hansa.deployment.store import Record
+from hansa.deployment.worker.frames import Body
 from hansa.errors import ConfigError, HansaError, IdentityError, NotAuthorized, StoreError
+from hansa.message import encode
+from hansa.protocol import Progress
 from tests.deployment.federation import PLAN, Federation, drive, federation
 
 FEDAVG = PLAN.format(name="fedavg")
@@ -50,6 +55,32 @@ def test_an_invitation_makes_a_member_once_and_a_lost_answer_is_given_again(tmp_
             assert "clinic" in {member.name for member in found.members}
             with pytest.raises(ConfigError, match="no member"):
                 await fed.caller.ask(api.Revoke("nobody"), api.Done)
+
+    drive(scenario())
+
+
+def test_a_member_whose_certificate_ran_out_is_invited_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=[]) as fed:
+            with pytest.raises(IdentityError, match="member already"):
+                await fed.caller.ask(api.Invite("node-0"), api.Invited)
+            fed.hub.clock = lambda: time.time() + fed.hub.settings.certificates.node + 1
+            assert (await fed.caller.ask(api.Invite("node-0"), api.Invited)).token.startswith("hansa1-")
+
+    drive(scenario())
+
+
+def test_what_a_program_tells_the_observer_may_be_long(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            run = await running(fed)
+            parties = {f"party-{number:04}": {"accuracy": 0.5, "loss": 1.0} for number in range(2000)}
+            frame = encode(Progress(7, {}, parties, "long"))
+            assert len(frame) > INLINE
+            body = Body(Progress.tag, len(frame), None, fed.hub.spool.write([frame]))
+            hub = fed.hub.runs.running
+            hub.report(Work(run, 1, "", {}, frozenset(), {}), "server", body)
+            assert any(event.text == "long" for event in await fed.events(run))
 
     drive(scenario())
 

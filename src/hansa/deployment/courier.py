@@ -17,7 +17,6 @@ from hansa.deployment.packets import Answer, Finished, Report, Trouble
 from hansa.deployment.peers import Peers
 from hansa.deployment.store import Mailbox, WorkTable
 from hansa.deployment.worker.frames import Body, Failed
-from hansa.deployment.worker.spool import Spool
 from hansa.errors import SealError
 from hansa.protocol import Progress
 
@@ -50,7 +49,7 @@ class NodeCourier:
         name: the node.
         begun: its part in each run that has begun.
         envelopes: seals what is not for the hub.
-        mailbox, spool, works: where everything is kept.
+        mailbox, works: where everything is kept.
         audit: what leaves is written there first.
         log, metrics: where what happens is noted.
     """
@@ -61,7 +60,6 @@ class NodeCourier:
         begun: Mapping[str, Part],
         envelopes: Envelopes,
         mailbox: Mailbox,
-        spool: Spool,
         works: WorkTable,
         audit: AuditLog,
         log: Log,
@@ -71,7 +69,6 @@ class NodeCourier:
         self._begun = begun
         self._envelopes = envelopes
         self._mailbox = mailbox
-        self._spool = spool
         self._works = works
         self._audit = audit
         self._log = log
@@ -105,7 +102,7 @@ class NodeCourier:
 
     def report(self, work: Work, party: str, body: Body) -> None:
         """To the owner of the run, by the hub."""
-        frame = body.inline if body.inline is not None else bytes(self._spool.map(body.blob))
+        frame = self._mailbox.frame(body)
         self._audit.sent(
             run=work.run, receiver="observer", tag=body.tag, discloses=Progress.discloses, bytes=len(frame)
         )

@@ -55,7 +55,9 @@ def create(home: Path, federation: str, operator: str, settings: HubSettings, no
         IdentityError: there is a federation already, or a name cannot be used.
     """
     party_name(operator, "operator's name")
-    authority = Authority.create(home / "authority", party_name(federation, "federation"), now)
+    authority = Authority.create(
+        home / "authority", party_name(federation, "federation"), now, settings.certificates.authority
+    )
     with contextlib.closing(Database(home / "hub.db")) as database, database.at_once():
         key, sealing = make_tls_key(), SealingKeys.make()
         request = read_request(make_request(operator, key, sealing))
@@ -221,7 +223,7 @@ class Hub:
         """
         name, kind = party_name(word.name), member_kind(word.kind)
         member = self.members.get(name)
-        if member is not None and member.revoked is None:
+        if member is not None and self._current(member):
             raise IdentityError(f"'{name}' is a member already; revoke it first, or invite another name")
         longest = 30 * 86400.0
         seconds = word.seconds or self.settings.certificates.invitation
@@ -255,7 +257,7 @@ class Hub:
         if given is not None:
             return api.Certified(given)
         member = self.members.get(who.name)
-        if member is not None and member.revoked is None:
+        if member is not None and self._current(member):
             raise IdentityError(f"'{who.name}' is a member already; ask the operator to revoke it first")
         before = (
             read_undated(member.certificate, self.authority.certificate_pem).sealing if member is not None else None
@@ -277,6 +279,11 @@ class Hub:
         """
         renewable(current, read_request(word.request))
         return api.Certified(self._certify(word.request, current.identity.kind, current.identity.name))
+
+    def _current(self, member: Member) -> bool:
+        """Whether a member's certificate counts today; one whose certificate ran out joins anew."""
+        ends = read_undated(member.certificate, self.authority.certificate_pem).not_after
+        return member.revoked is None and self.clock() <= ends
 
     def _certify(self, request_bytes: bytes, kind: str, name: str) -> bytes:
         times, now = self.settings.certificates, self.clock()

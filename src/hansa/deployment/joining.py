@@ -19,6 +19,8 @@ from hansa.deployment.quantity import Address
 from hansa.deployment.store import Journal, MemberTable, Record, Seat
 from hansa.errors import ConfigError
 
+NAMED: Final = 8
+"""Parties that did not accept and are named in the cause of a run's end."""
 APPROVAL: Final = 86400.0
 """Seconds that a run waits for owners who have been asked; a person answers, not a program."""
 _SAID: Final = {"accepted": "takes part", "refused": "does not take part", "pending": "asks its owner"}
@@ -148,14 +150,18 @@ class Joining:
         if not hopeless and now < (record.started or now) + APPROVAL:
             self._ledger.arm(run, (record.started or now) + APPROVAL - now, self._decide)
             return
-        why = "; ".join(_why(seat) for seat in (*single, *owners) if seat.answer != "accepted")
+        absent = [seat for seat in (*single, *owners) if seat.answer != "accepted"]
+        why = "; ".join(_why(seat) for seat in absent[:NAMED])
+        why += f"; and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         self._end(
             run,
             Ending(
                 "failed",
                 f"{len(accepted)} of {len(owners)} parties accepted and {least} are wanted: {why}",
                 next((seat.party for seat in (*lacking, *owners) if seat.answer != "accepted"), ""),
-                "settle it with them, or submit with a lower --least",
+                "settle it with them, or place the server elsewhere"
+                if lacking
+                else "settle it with them, or submit with a lower --least",
             ),
         )
 

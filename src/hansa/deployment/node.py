@@ -111,7 +111,7 @@ class Node:
         self.begun: dict[str, Part] = {}
         self.envelopes = Envelopes(lambda: self.credentials, self.mailbox, self.spool, clock)
         self.courier = NodeCourier(
-            self.name, self.begun, self.envelopes, self.mailbox, self.spool, self.works, self.audit, log, metrics
+            self.name, self.begun, self.envelopes, self.mailbox, self.works, self.audit, log, metrics
         )
         limits = settings.limits
         self.host = Host(

@@ -176,8 +176,8 @@ class Running:
 
     def report(self, work: Work, party: str, body: Body) -> None:
         """To the observer, which is the hub's own table."""
-        if self._table.get(work.run) is not None and body.inline is not None:
-            flaw = self._reported(work.run, party, body.inline)
+        if self._table.get(work.run) is not None:
+            flaw = self._reported(work.run, party, self._mailbox.frame(body))
             if flaw:
                 self._ledger.log.error("report refused", run=work.run, party=party, reason=flaw)
 

@@ -76,7 +76,7 @@ class Authority:
         self.federation: str = self._anchor.federation
 
     @staticmethod
-    def create(folder: Path, federation: str, now: float) -> Authority:
+    def create(folder: Path, federation: str, now: float, lifetime: float = AUTHORITY_LIFETIME) -> Authority:
         """A new authority in ``folder``, written there before anything is issued.
 
         Raises:
@@ -85,7 +85,7 @@ class Authority:
         """
         key = make_tls_key()
         name = _name(party_name(federation, "federation"), "authority")
-        builder = _dated(now - BACKDATE, now + AUTHORITY_LIFETIME).subject_name(name).issuer_name(name)
+        builder = _dated(now - BACKDATE, now + lifetime).subject_name(name).issuer_name(name)
         builder = builder.public_key(key.public_key())
         for extension in authority_extensions(federation, key.public_key()):
             builder = builder.add_extension(extension.value, extension.critical)

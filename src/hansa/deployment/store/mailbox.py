@@ -183,6 +183,10 @@ class Mailbox:
             self._db.write("DELETE FROM blobs WHERE name = ?", blob)
             self._db.after(lambda: self._remove(blob))
 
+    def frame(self, body: Body) -> bytes:
+        """The frame of a body, wherever it lies."""
+        return body.inline if body.inline is not None else bytes(self._spool.map(body.blob))
+
     def pin(self, blob: str) -> None:
         """Keep a file while this process is not done with it, whoever else is."""
         if blob:
