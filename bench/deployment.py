@@ -137,7 +137,7 @@ def recovery(size: Size) -> Figures:
 
 async def _back(made: Federation, run: str) -> float:
     """Let the run go on for some rounds, kill its hub, start it again, and wait for a round."""
-    last = await _rounds_after(made, run, 0, 20)
+    last = await _rounds_after(made, run, 0, 100)
     killed = time.time()
     made.kill_hub()
     await made.open()

@@ -62,7 +62,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds until a lost hub is dialled again, at first and at most."""
 CLOCKS: Final = 60.0
 """Seconds that two clocks may differ before the log says so."""
-_RESTED: Final = 30.0
+_RESTED: Final = 1.0
 """Seconds after which a stream counts as having stood, so that the next wait is the first again."""
 
 
@@ -175,7 +175,7 @@ class Node:
                     wait = FIRST_WAIT
                 # A share of it by chance, so that all nodes of a hub that comes back do not come at once.
                 await asyncio.sleep(wait * (0.5 + secrets.randbelow(1000) / 1000))
-                wait = min(LONGEST_WAIT, wait * 2)
+                wait = min(LONGEST_WAIT, wait * 1.5)
         finally:
             renewing.cancel()
 
