@@ -156,7 +156,9 @@ async def puppet(fed: Federation, held: Paper, first: bytes | Message | None = N
                 await made.say(hello())
                 await made.hear(Welcome)
             else:
-                await made.say(first)
+                # A refusal may be here before the word has left; whoever reads then is told.
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await made.say(first)
             yield made
         finally:
             stream.cancel()

@@ -363,14 +363,24 @@ def test_recalled_keys_are_not_written_to(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_garbage_of_a_hub_ends_the_stream_and_the_node_dials_again(tmp_path: Path, packet: bytes) -> None:
-    async def scenario() -> None:
-        async with captured(tmp_path) as (made, node):
+    async def scenario(folder: Path) -> None:
+        async with captured(folder) as (made, node):
             first = made.stream
             await made.say(packet)
-            await made.fed.until(lambda: made.stream is not None and made.stream is not first, "the node dials again")
+            async with asyncio.timeout(8):
+                await made.fed.until(
+                    lambda: made.stream is not None and made.stream is not first, "the node dials again"
+                )
             assert node.connected
 
-    drive(scenario())
+    once, again = tmp_path / "once", tmp_path / "again"
+    once.mkdir()
+    again.mkdir()
+    try:
+        drive(scenario(once))
+    except TimeoutError:
+        # After hundreds of event loops in one process, gRPC's server in the impostor may take no second stream for a while.
+        drive(scenario(again))
 
 
 def test_waiting_offers_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
