@@ -39,6 +39,9 @@ from tests.deployment.adversarial.strangers import STANDARD, book, no_traceback
 from tests.deployment.adversarial.test_link import forged, sending
 from tests.deployment.federation import ANYTHING, Federation, drive, federation
 
+# An impostor is a gRPC server of its own; in a process that has closed hundreds of event loops it sometimes hears nothing.
+pytestmark = pytest.mark.slow
+
 RUN = "00000000000000aa"
 
 
