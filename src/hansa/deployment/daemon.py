@@ -27,7 +27,7 @@ from hansa.deployment.knocks import heard
 from hansa.deployment.logs import Log, written
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.node import Node
-from hansa.deployment.people import ADDRESS, listens_at
+from hansa.deployment.people import ADDRESS, is_free, listens_at
 from hansa.deployment.quantity import Address
 from hansa.deployment.service import serving
 from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node, template_hub, template_node
@@ -283,20 +283,7 @@ def _port(home: Path, listen: Address) -> Address:
     last = listens_at(home)
     if listen.port or last is None:
         return listen
-    return Address(listen.host, last.port) if _free(Address(listen.host, last.port)) else listen
-
-
-def _free(address: Address) -> bool:
-    import socket
-
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except OSError:
-        return False
-    return True
+    return Address(listen.host, last.port) if is_free(Address(listen.host, last.port)) else listen
 
 
 def _note(path: Path, text: str) -> None:

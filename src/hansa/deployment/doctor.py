@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from hansa.deployment import api, binding, dial, packets
 from hansa.deployment.diagnosis import diagnose
 from hansa.deployment.identity.certificates import BACKDATE, date
 from hansa.deployment.identity.credentials import Credentials, has_identity
-from hansa.deployment.people import credentials_at, listens_at
+from hansa.deployment.people import credentials_at, is_free, listens_at
 from hansa.deployment.quantity import Address
 from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node
 from hansa.errors import HansaError, Unreachable
@@ -204,7 +203,7 @@ def _listening(home: Path, settings: HubSettings) -> Iterator[Finding]:
     """Whether this hub runs, and if not, whether it could listen."""
     last = listens_at(home)
     wanted = settings.listen if settings.listen.port or last is None else Address(settings.listen.host, last.port)
-    if not wanted.port or _free(wanted):
+    if not wanted.port or is_free(wanted):
         yield Finding("ok", "port", f"the hub does not run, and {settings.listen} is free for it")
         return
     here = Address("127.0.0.1" if ":" not in wanted.host else "::1", wanted.port) if wanted.wildcard else wanted
@@ -215,17 +214,6 @@ def _listening(home: Path, settings: HubSettings) -> Iterator[Finding]:
         yield Finding("problem", "port", f"{wanted} is taken, and not by this hub: {error}")
         return
     yield Finding("ok", "port", f"this hub runs, and answers at {here} to {greeting.kind} '{greeting.name}'")
-
-
-def _free(address: Address) -> bool:
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except OSError:
-        return False
-    return True
 
 
 def _hub_from_here(mine: Credentials) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,6 +55,18 @@ def listens_at(home: Path) -> Address | None:
     if address.wildcard:
         return Address("::1" if ":" in address.host else "127.0.0.1", address.port)
     return address
+
+
+def is_free(address: Address) -> bool:
+    """Whether somebody could listen there now."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError:
+        return False
+    return True
 
 
 def ask(credentials: Credentials, request: Message, answer: type[M]) -> M:

@@ -7,18 +7,17 @@ the kernel kills it when the owner dies, and the end of the pipe ends it at once
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import os
 import queue
 import resource
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, final
 
+from hansa.deployment.signals import die_with
 from hansa.deployment.worker import pipe
 from hansa.deployment.worker.duty import EMPTY, Load, describe, duty, measured, unusable
 from hansa.deployment.worker.frames import TO_WORKER, Describe, Letter, Measure, Setup
@@ -28,7 +27,6 @@ from hansa.examples import Shard
 from hansa.message import Message, decode
 from hansa.threads import limit_threads
 
-_SET_DEATH_SIGNAL: Final = 1
 _BAD_PIPE, _USAGE = 3, 2
 _BUFFER: Final = 1 << 20
 
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str], load: Load | None = None) -> NoReturn:
     """
     if not arguments or not arguments[0].isdecimal():
         _leave(_USAGE, "expected the number of a socket's descriptor")
-    _die_with_the_owner()
+    die_with(os.getppid())
     os.umask(0o077)
     _allow_files()
     for module in ("hansa.plan", "hansa.horizontal", "hansa.decentralized", *arguments[1:]):
@@ -138,11 +136,6 @@ def _allow_files() -> None:
     """A mapped letter holds a descriptor; a cohort of letters may be mapped at a time."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _die_with_the_owner() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _leave(status: int, why: str) -> NoReturn:
