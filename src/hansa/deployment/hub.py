@@ -11,7 +11,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, final
 
@@ -39,7 +38,6 @@ from hansa.message import decode
 
 ALIVE: Final = 2.0
 """Seconds that a connected node has to answer when another process claims to be it."""
-SOFTWARE: Final = version("hansa")
 
 
 def create(home: Path, federation: str, operator: str, settings: HubSettings, now: float) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -57,7 +56,6 @@ from hansa.errors import (
 )
 from hansa.message import decode
 
-SOFTWARE: Final = version("hansa")
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds until a lost hub is dialled again, at first and at most."""
 CLOCKS: Final = 60.0

@@ -13,13 +13,13 @@ import grpc.aio
 
 from hansa.deployment import api, packets, wire
 from hansa.deployment.authorization import Object, allow, may, refuse
-from hansa.deployment.hub import SOFTWARE, Hub
+from hansa.deployment.hub import Hub
 from hansa.deployment.identity.certificates import Certificate
 from hansa.deployment.packets import Welcome
 from hansa.deployment.quantity import Address
 from hansa.deployment.rates import Rates
 from hansa.deployment.report import write_run
-from hansa.deployment.standing import greeted
+from hansa.deployment.standing import SOFTWARE, greeted
 from hansa.deployment.store import TERMINAL, Record
 from hansa.errors import ConfigError, HansaError, IdentityError, LinkError, NotAuthorized
 from hansa.message import Message, decode, encode
