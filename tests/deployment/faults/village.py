@@ -16,12 +16,13 @@ from typing import Any
 
 from hansa.deployment import packets
 from hansa.deployment.api import Event, Submit
-from hansa.deployment.hub import SOFTWARE, Hub
+from hansa.deployment.hub import Hub
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.node import Node
 from hansa.deployment.packets import Hello, Welcome
 from hansa.deployment.shape import DataShape
+from hansa.deployment.standing import SOFTWARE
 from hansa.deployment.store import TERMINAL, Database, Record
 from hansa.deployment.worker.frames import Body, Lost, Result, Setup
 from hansa.deployment.worker.inline import InlineWorkers
