@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from hansa.deployment import tls as tls  # first of all files here: others import gRPC
+
 if TYPE_CHECKING:
     from hansa.deployment.api import Event as Event
     from hansa.deployment.api import Invite as Invite

@@ -72,6 +72,7 @@ def _diagnose(
 
 def _context(authority_pem: bytes, certificate_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
     try:
         context.load_verify_locations(cadata=authority_pem.decode("ascii"))
@@ -123,7 +124,7 @@ def _shaken(context: ssl.SSLContext, plain: socket.socket, where: Address) -> ss
         said = _alert(error)
         if said:
             raise IdentityError(f"{said}, at {where}") from None
-        raise Unreachable(f"what listens at {where} does not speak TLS as a hub does; is the port right?") from None
+        raise Unreachable(f"what listens at {where} does not speak TLS 1.3 as a hub does; is the port right?") from None
     except TimeoutError:
         raise Unreachable(
             f"what listens at {where} takes connections and says nothing; is it a hub, and alive?"

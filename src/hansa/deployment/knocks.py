@@ -29,6 +29,8 @@ _REASONS: Final = (
     (b"certificate has expired", "an expired certificate"),
     (b"certificate is not yet valid", "a certificate that is not valid yet"),
     (b"CERTIFICATE_VERIFY_FAILED", "a certificate of another authority"),
+    (b"NO_SHARED_CIPHER", "it does not speak TLS 1.3"),
+    (b"UNSUPPORTED_PROTOCOL", "it does not speak TLS 1.3"),
     (b"UNKNOWN_CA", "the visitor does not know this hub's authority"),
     (b"ALERT", "the visitor does not accept this hub's certificate"),
 )

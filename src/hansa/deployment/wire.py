@@ -13,6 +13,7 @@ from hansa.deployment.identity.certificates import HUB_TLS_NAME
 from hansa.deployment.identity.credentials import Credentials
 from hansa.deployment.logs import printable
 from hansa.deployment.packets import MAX_PACKET
+from hansa.deployment.tls import require_newest
 from hansa.errors import (
     ConfigError,
     HansaError,
@@ -103,7 +104,11 @@ def channel(address: str, authority_pem: bytes, certificate_pem: bytes, key_pem:
         address: ``host:port``.
         authority_pem: whom the hub's certificate must be of.
         certificate_pem, key_pem: who calls.
+
+    Raises:
+        ConfigError: this process would speak more than TLS 1.3.
     """
+    require_newest()
     credentials = grpc.ssl_channel_credentials(authority_pem, key_pem, certificate_pem)
     return grpc.aio.secure_channel(address, credentials, options=client_options(HUB_TLS_NAME))
 
@@ -118,7 +123,11 @@ def server_credentials(own: Callable[[], Credentials]) -> grpc.ServerCredentials
 
     gRPC is given a configuration only when there is another one. To put one in the place of an equal one costs each handshake a
     context of its own, and takes the old one from under handshakes that are under way, which ended the whole process.
+
+    Raises:
+        ConfigError: this process would speak more than TLS 1.3.
     """
+    require_newest()
     shown = own()
 
     def configuration(now: Credentials) -> Any:
