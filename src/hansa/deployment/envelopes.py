@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import final
 
 from hansa.deployment.host import Work
@@ -38,14 +38,24 @@ class Envelopes:
         self._pins = own().pins()
         self._keys: dict[tuple[str, str], SealingPublic] = {}
 
-    def pin(self, run: str, certificates: Mapping[str, str], *, dated: bool = True) -> None:
-        """Keep the keys of everybody in a run, as their certificates say them; ``dated`` asks that these are valid now.
+    def pin(
+        self, run: str, certificates: Mapping[str, str], recalled: Collection[str] = (), *, dated: bool = True
+    ) -> None:
+        """Keep the keys of everybody in a run, as their certificates say them.
+
+        Args:
+            run: it.
+            certificates: PEM, by machine.
+            recalled: machines whose certificates were revoked since they were given; nothing is kept of them.
+            dated: whether certificates must be valid now.
 
         Raises:
             IdentityError: a certificate is not of the machine that it is given for, or its keys are not those that were seen
                 when this node first met it.
         """
         for name, pem in certificates.items():
+            if name in recalled:
+                continue
             certificate = read_undated(pem.encode(), self._own().authority_pem)
             if dated:
                 certificate.require_valid(self._clock())

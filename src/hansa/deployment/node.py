@@ -310,6 +310,7 @@ class Node:
                 self.participation.look()
         elif isinstance(word, Recall):
             for name in word.names:
+                self.works.recall(name)
                 self.envelopes.recall(name)
             self.audit.append("recalled", names=list(word.names))
 

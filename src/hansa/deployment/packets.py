@@ -388,7 +388,8 @@ class Finished(Message, frozen=True):
 
 
 class Recall(Message, frozen=True):
-    """Members whose certificates count no more: what is sealed by them is refused, and nothing is sealed for them.
+    """Members whose certificates count no more: in runs that were offered before, what is sealed by them is refused, and nothing
+    is sealed for them.
 
     Args:
         names: of the members.

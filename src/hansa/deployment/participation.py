@@ -154,7 +154,7 @@ class Participation:
             described = await self._workers.describe(offer.plan)
             self._works.describe(run, described)
             reason = self._objection(offer, described)
-            self._envelopes.pin(run, offer.certificates)
+            self._envelopes.pin(run, offer.certificates, self._works.recalled(run))
             if not reason and self._name in offer.roles[described.many]:
                 self._works.measure(run, await self._workers.measure(self._settings().data[offer.data].plain()))
         except DataError as error:

@@ -82,7 +82,7 @@ class Parts:
             # It may begin with fewer than were asked, and the policy has a word about how few.
             require_allowed(settings.policy, offer, described, start.roles[described.many])
             # They were valid when this node took part; a run may outlast them.
-            self._envelopes.pin(run, offer.certificates, dated=False)
+            self._envelopes.pin(run, offer.certificates, self._works.recalled(run), dated=False)
         except HansaError as error:
             self._decline(offer, error)
             return

@@ -70,6 +70,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     CREATE TABLE works (
         run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL,
         described BLOB, shape BLOB, start BLOB, since REAL NOT NULL);
+    CREATE TABLE recalls (run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name));
     CREATE TABLE members (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, serial TEXT NOT NULL, certificate BLOB NOT NULL, since REAL NOT NULL,
         seen REAL, revoked REAL);

@@ -39,12 +39,23 @@ class WorkTable:
     def offered(self, offer: Offer, now: float) -> None:
         """The hub asks; a further attempt at a run takes the place of the one before."""
         self._offers[offer.run] = offer
+        self._db.write("DELETE FROM recalls WHERE run = ?", offer.run)
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
             " state = 'offered', reason = '', offer = excluded.offer, described = NULL, shape = NULL, start = NULL,"
             " since = excluded.since",
             offer.run, encode(offer), now,
         )  # fmt: skip
+
+    def recall(self, name: str) -> None:
+        """A machine's certificate counts no more: not in the runs that are offered or under way, until they are offered anew."""
+        for work in self.all(("offered", "looked at", "pending", "approved", "accepted", "started")):
+            if name in self.offer(work.run).certificates:
+                self._db.write("INSERT INTO recalls VALUES (?, ?) ON CONFLICT (run, name) DO NOTHING", work.run, name)
+
+    def recalled(self, run: str) -> frozenset[str]:
+        """The machines of a run that were recalled since it was offered."""
+        return frozenset(name for (name,) in self._db.read("SELECT name FROM recalls WHERE run = ?", run))
 
     def described(self, run: str) -> Described | None:
         """What the plan of a run is, if it could be read here."""
