@@ -243,9 +243,10 @@ async def _nothing(_: str) -> None:
 
 
 async def _renewing(hub: Hub) -> None:
-    """Renew the hub's own certificate in time, again and again."""
+    """Renew the hub's own certificate and its first operator's in time, again and again."""
     while True:
         await asyncio.sleep(min(HOUR, max(1.0, hub.credentials.renew_at() - hub.clock())))
+        hub.founder.renew()
         try:
             hub.renew()
         except (IdentityError, StoreError) as error:

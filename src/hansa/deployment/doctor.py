@@ -126,7 +126,10 @@ def _spool(home: Path, limit: int) -> Iterator[Finding]:
 def _certificate(mine: Credentials) -> Finding:
     who, until = mine.identity, mine.certificate.not_after
     if mine.renew_due(time.time()):
-        itself = {"node": "it is renewed while the node runs", "operator": "the next command renews it"}
+        itself = {
+            "node": "it is renewed while the node runs",
+            "operator": "the next command renews it, or the hub if it is its own",
+        }
         what = itself.get(who.kind, "ask the operator for a new invitation before then")
         return Finding("warning", "certificate", f"{who}, until {date(until)}: {what}")
     return Finding("ok", "certificate", f"{who}, until {date(until)}")

@@ -16,6 +16,7 @@ from typing import Final, final
 
 from hansa.deployment import api, packets
 from hansa.deployment.audit import AuditLog
+from hansa.deployment.founder import Founder
 from hansa.deployment.host import Host, Workers
 from hansa.deployment.identity.authority import Authority
 from hansa.deployment.identity.certificates import Certificate, read, read_undated
@@ -62,6 +63,7 @@ def create(home: Path, federation: str, operator: str, settings: HubSettings, no
         pem = authority.issue_member(request, "operator", operator, now, settings.certificates.person)
         certificate = read(pem, authority.certificate_pem, now)
         MemberTable(database).certified(operator, "operator", certificate.serial, pem, now)
+        MemberTable(database).found(operator, sealing.public.fingerprint)
     address = str(settings.address or settings.listen)
     Credentials.save_new(home / "operator", authority.certificate_pem, pem, key, sealing, (address,), now)
     # Last, because a home with the hub's identity is a federation: one that nobody can operate must not look like one.
@@ -111,6 +113,7 @@ class Hub:
         self.journal = Journal(self.database, self.mailbox)
         self.members = MemberTable(self.database)
         self.audit = AuditLog(home / "audit.log", clock, key=self.credentials.sealing.sign)
+        self.founder = Founder(home / "operator", self.database, self.members, self._certify, self.log, clock)
         self.runs = Runs(
             self.database, self.mailbox, self.journal, self.members, workers, settings,
             lambda: self.credentials.certificate.pem, self.connected, log, metrics, clock,
@@ -130,6 +133,7 @@ class Hub:
 
     async def start(self) -> None:
         """Go on with what was under way."""
+        self.founder.renew()
         with self.database.at_once():
             self.mailbox.sweep()
             self.runs.recover()
@@ -322,7 +326,7 @@ class Hub:
 
     def member_view(self, member: Member) -> api.MemberView:
         """A member, for those who may see it."""
-        certificate = read(member.certificate, self.authority.certificate_pem, member.since + 1)
+        certificate = read_undated(member.certificate, self.authority.certificate_pem)
         sealing = certificate.sealing.fingerprint if certificate.sealing is not None else ""
         state = "revoked" if member.revoked is not None else "connected" if self.connected(member.name) else "away"
         if member.kind != "node" and state == "away":

@@ -78,6 +78,7 @@ MIGRATIONS: Final[Sequence[str]] = (
         serial TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, expires REAL NOT NULL,
         used TEXT NOT NULL DEFAULT '', certificate BLOB, revoked REAL);
     CREATE TABLE serials (serial TEXT PRIMARY KEY, name TEXT NOT NULL, revoked REAL);
+    CREATE TABLE founders (name TEXT PRIMARY KEY, sealing TEXT NOT NULL);
     """,
 )
 """Each entry brings a database of the version before it to its own version, which is its place from 1."""

@@ -53,6 +53,14 @@ class MemberTable:
         )  # fmt: skip
         self._db.write("INSERT INTO serials (serial, name) VALUES (?, ?)", text, name)
 
+    def found(self, name: str, sealing: str) -> None:
+        """``name`` is the operator that was made with the hub, with sealing keys of this fingerprint."""
+        self._db.write("INSERT INTO founders VALUES (?, ?)", name, sealing)
+
+    def founded(self, name: str, sealing: str) -> bool:
+        """Whether this is the operator that was made with the hub."""
+        return bool(self._db.read("SELECT 1 FROM founders WHERE name = ? AND sealing = ?", name, sealing))
+
     def counts(self, serial: int) -> bool:
         """Whether a certificate was issued here and has not been revoked."""
         return bool(self._db.read("SELECT 1 FROM serials WHERE serial = ? AND revoked IS NULL", f"{serial:x}"))
