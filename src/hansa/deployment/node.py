@@ -42,7 +42,7 @@ from hansa.deployment.parts import Parts
 from hansa.deployment.peers import Peers
 from hansa.deployment.settings import NodeSettings
 from hansa.deployment.standing import dialled
-from hansa.deployment.store import Database, Journal, Mailbox, Parcel, WorkTable
+from hansa.deployment.store import Database, Journal, Mailbox, Parcel, Power, WorkTable
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import (
     HansaError,
@@ -103,6 +103,7 @@ class Node:
         self.database = Database(home / "node.db")
         self.spool = Spool(home / "spool")
         self.mailbox = Mailbox(self.database, self.spool)
+        self.power = Power(self.database, self.spool)
         self.journal = Journal(self.database, self.mailbox)
         self.works = WorkTable(self.database)
         self.audit = AuditLog(home / "audit.log", clock, key=self.credentials.sealing.sign)
@@ -140,6 +141,8 @@ class Node:
     async def start(self) -> None:
         """Go on with what was under way."""
         with self.database.at_once():
+            for run in self.power.doubtful():
+                self.parts.set_back(run)
             self.mailbox.sweep()
         if self.settings.listen is not None:
             await self.peers.listen(self.settings.listen)
@@ -202,6 +205,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.peers.close()
         await self.host.close()
+        self.power.settle()
         self.database.close()
         self.audit.close()
 

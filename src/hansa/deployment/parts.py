@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, final
 
 from hansa.deployment import packets
@@ -19,7 +19,7 @@ from hansa.deployment.peers import Peers
 from hansa.deployment.settings import NodeSettings
 from hansa.deployment.store import Journal, WorkTable
 from hansa.deployment.worker.frames import Failed
-from hansa.errors import HansaError, MessageError
+from hansa.errors import HansaError, MessageError, StoreError
 
 
 @final
@@ -118,10 +118,34 @@ class Parts:
         else:
             self._journal.rewind(run)
 
+    def set_back(self, run: str) -> None:
+        """The machine lost its power, and with it letters of this run.
+
+        Where the node's parties only answer the hub, they await its next word, as if they had not heard the last. Otherwise others
+        count on what is lost, and have to hear that it will not come.
+        """
+        offer, described = self._works.offer(run), self._works.described(run)
+        self._drop(run)
+        self._journal.rewind(run)
+        cause = "the node's machine lost its power, and with it letters under way"
+        alone = not set(offer.certificates) - {HUB}
+        starts = described is not None and any(
+            described.roles[role].starts for role, names in offer.roles.items() if self._here(offer, names)
+        )
+        if alone and not starts:
+            self._log.warning("letters lost", run=run, reason=cause)
+            self._audit.append("set-back", run=run, cause=cause)
+            return
+        self._works.set(run, "ended", cause)
+        self._decline(offer, StoreError(cause))
+
     def close(self) -> None:
         """Forget all timers."""
         for timer in self._limits.values():
             timer.cancel()
+
+    def _here(self, offer: Offer, names: Sequence[str]) -> bool:
+        return any(offer.hosts.get(name) == self._name for name in names)
 
     def _decline(self, offer: Offer, error: HansaError) -> None:
         """Say that this node's parties take no part after all."""

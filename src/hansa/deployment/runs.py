@@ -15,7 +15,7 @@ has the plan's own deadlines and the hub's limit, and a machine whose programs n
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from msgspec.structs import replace
@@ -182,14 +182,23 @@ class Runs:
 
     # Turns and ends.
 
-    def recover(self) -> None:
-        """Go on with everything that was under way when this hub last ended."""
-        for record in self.table.all(ACTIVE):
+    def recover(self, doubtful: Sequence[str] = ()) -> None:
+        """Go on with everything that was under way when this hub last ended.
+
+        Args:
+            doubtful: the runs whose letters the machine lost with its power; they go on from what was saved, by a further attempt.
+        """
+        active = self.table.all(ACTIVE)
+        for record in [record for record in active if record.run not in doubtful]:
             self.ledger.log.info("run goes on", run=record.run, status=record.status)
             if record.status == "joining":
                 self.joining.recover(record)
             else:
                 self.running.begin(record)
+        for record in [record for record in active if record.run in doubtful]:
+            cause = "the hub's machine lost its power, and with it letters under way"
+            self._end(record.run, Ending("failed", cause, "", "it goes on by itself from what was saved"))
+            self.resume(record.run, "the hub")
         self._next()
 
     def close(self) -> None:

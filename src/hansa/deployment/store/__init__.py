@@ -6,6 +6,7 @@ from hansa.deployment.store.mailbox import Mailbox as Mailbox
 from hansa.deployment.store.mailbox import Parcel as Parcel
 from hansa.deployment.store.members import Member as Member
 from hansa.deployment.store.members import MemberTable as MemberTable
+from hansa.deployment.store.power import Power as Power
 from hansa.deployment.store.runs import ACTIVE as ACTIVE
 from hansa.deployment.store.runs import TERMINAL as TERMINAL
 from hansa.deployment.store.runs import Record as Record
@@ -23,6 +24,7 @@ __all__ = [
     "Member",
     "MemberTable",
     "Parcel",
+    "Power",
     "Record",
     "RunTable",
     "Seat",

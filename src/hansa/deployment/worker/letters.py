@@ -53,8 +53,8 @@ def read(body: Body, kinds: Sequence[type[Message]], spool: Spool) -> tuple[Mess
     return decode(memoryview(pages), kinds), pages
 
 
-def stored(message: Message, inline: int, spool: Spool) -> Body:
-    """The body of a message: at hand up to ``inline`` bytes, in the spool above.
+def stored(message: Message, inline: int, spool: Spool, durable: bool = False) -> Body:
+    """The body of a message: at hand up to ``inline`` bytes, in the spool above, there ``durable`` or not.
 
     Raises:
         MalformedMessage: the message cannot travel.
@@ -64,4 +64,4 @@ def stored(message: Message, inline: int, spool: Spool) -> Body:
     size = sum(map(len, pieces))
     if size <= inline:
         return Body(message.tag, size, b"".join(pieces))
-    return Body(message.tag, size, None, spool.write(pieces, size))
+    return Body(message.tag, size, None, spool.write(pieces, size, durable))

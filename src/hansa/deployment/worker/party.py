@@ -249,7 +249,7 @@ class Resident(Party):
             return
         await self._checked(self._past.over)
         self._caught_up()
-        body = await self._stored(state)
+        body = await self._stored(state, durable=True)
         if body.inline is None:
             # A program that goes on from what it saved holds no copy of it: it reads the file.
             try:
@@ -291,12 +291,13 @@ class Resident(Party):
             failure = error
         await self._checked(self._past.over)
         self._caught_up()
-        saved = None if self._kept is None else await self._stored(self._kept)
+        saved = None if self._kept is None else await self._stored(self._kept, durable=True)
         ended: Ended | Failed
         if failure is not None:
             ended = self._failed(failure, saved)
         elif self._role.starts:
-            ended = Ended(self._now, await self._stored(Result(result if isinstance(result, Params) else None)))
+            last = Result(result if isinstance(result, Params) else None)
+            ended = Ended(self._now, await self._stored(last, durable=True))
         else:
             ended = Ended(self._now, None, saved)
         self._kept = self._last_sent = None
@@ -383,11 +384,12 @@ class Resident(Party):
         self._say(Unusable(f"{self.name}: {reason}"[:MOST_TEXT], passing))
         self._stuck = True
 
-    async def _stored(self, message: Message) -> Body:
+    async def _stored(self, message: Message, durable: bool = False) -> Body:
+        inline = self._setup.inline
         try:
-            if wire_size(message) <= self._setup.inline:
-                return stored(message, self._setup.inline, self._spool)
-            body: Body = await self._around.work(stored, message, self._setup.inline, self._spool)
+            if wire_size(message) <= inline:
+                return stored(message, inline, self._spool)
+            body: Body = await self._around.work(stored, message, inline, self._spool, durable)
             return body
         except StoreError as error:
             parked: Body = await self._parked(str(error), passing=True)

@@ -83,8 +83,8 @@ class Spool:
             raise StoreError(f"the spool {self.folder} takes no frame: {error.strerror}") from None
         return Draft(self.folder, name, descriptor)
 
-    def write(self, parts: Iterable[bytes | memoryview], size: int = 0) -> str:
-        """Store a frame given in parts; returns its name.
+    def write(self, parts: Iterable[bytes | memoryview], size: int = 0, durable: bool = False) -> str:
+        """Store a frame given in parts; returns its name. A ``durable`` one outlives a loss of power from then on.
 
         Raises:
             StoreError: the disk is full, or the folder cannot be written; nothing is left behind.
@@ -93,7 +93,7 @@ class Spool:
         try:
             for part in parts:
                 draft.write(part)
-            return draft.finish()
+            return draft.finish(durable)
         except BaseException:
             draft.abandon()
             raise
@@ -117,6 +117,18 @@ class Spool:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
             raise StoreError(f"the spool {self.folder} has no frame {name}: {error}") from None
+
+    def sync(self, name: str) -> None:
+        """Wait until a frame is on the disk.
+
+        Raises:
+            StoreError: there is no such frame, or the disk is broken.
+        """
+        try:
+            _sync(self.path(name))
+            _sync(self.folder)
+        except OSError as error:
+            raise StoreError(f"the spool's frame {name} cannot be kept: {error.strerror}") from None
 
     def remove(self, name: str) -> None:
         """Forget a frame; one that is gone already is no error.
@@ -201,16 +213,20 @@ class Draft:
         except OSError as error:
             raise StoreError(f"the spool {self._folder} cannot be written: {error.strerror}") from None
 
-    def finish(self) -> str:
-        """The frame is whole; returns its name.
+    def finish(self, durable: bool = False) -> str:
+        """The frame is whole; returns its name, when it is on the disk if it is to be ``durable``.
 
         Raises:
             StoreError: it cannot be kept.
         """
         try:
             os.ftruncate(self._descriptor, self.size)
+            if durable:
+                os.fsync(self._descriptor)
             self._close()
             (self._folder / (self.name + _PART)).rename(self._folder / self.name)
+            if durable:
+                _sync(self._folder)
         except OSError as error:
             raise StoreError(f"the spool {self._folder} cannot be written: {error.strerror}") from None
         return self.name
@@ -224,3 +240,12 @@ class Draft:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
