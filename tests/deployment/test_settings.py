@@ -165,8 +165,10 @@ def test_all_mistakes_at_once_each_with_its_line() -> None:
 
 
 def test_settings_that_do_not_fit_together_are_found_each_on_its_line() -> None:
-    found = mistakes(HubSettings, "[limits]\nruns_at_once = 0\nconnections = 0\nmessage = 1\nspool = 0\n")
-    assert [line.split(":")[0] for line in found] == ["line 2", "line 3", "line 4", "line 5"]
+    found = mistakes(
+        HubSettings, "[limits]\nruns_at_once = 0\nconnections = 0\nmessage = 1\nspool = 0\nruns_each = 0\n"
+    )
+    assert [line.split(":")[0] for line in found] == ["line 2", "line 3", "line 4", "line 5", "line 6"]
 
 
 @pytest.mark.parametrize(

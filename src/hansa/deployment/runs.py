@@ -75,6 +75,7 @@ class Runs:
         self._members = members
         self._workers = workers
         self._at_once = settings.limits.runs_at_once
+        self._each = settings.limits.runs_each
         self._connected = connected
         self._metrics = metrics
         self.over: Callable[[str], None] | None = None
@@ -85,11 +86,13 @@ class Runs:
         """A new run; its name.
 
         Raises:
-            ConfigError: the plan or the request cannot be used; nothing was kept.
+            ConfigError: the plan or the request cannot be used, or this owner has runs enough; nothing was kept.
         """
+        self._require_room(owner)
         plan = await self._workers.describe(request.plan)
         request = replace(request, data=request.data or plan.name)
         parties = self._asked(request, plan.roles)
+        self._require_room(owner)  # others of its may have come while the plan was read
         run = secrets.token_hex(8)
         self.table.add(run, request.name or plan.name or run, owner, plan, encode(request), self.ledger.clock())
         for role, kind in plan.roles.items():
@@ -114,11 +117,12 @@ class Runs:
         """Put a run that was stopped, or failed, into the queue again; it goes on from what its programs saved.
 
         Raises:
-            ConfigError: it is under way, or is complete.
+            ConfigError: it is under way, or is complete, or its owner has runs enough.
         """
         record = self.ledger.known(run)
         if record.status not in ("stopped", "failed"):
             raise ConfigError(f"run {run} is {record.status}; only a run that was stopped or failed can be resumed")
+        self._require_room(record.owner)
         self.table.unseat(run)
         self.table.set(
             run, status="queued", cause="", party="", remedy="", ended=None, attempt=record.attempt + 1,
@@ -138,6 +142,19 @@ class Runs:
             record.run, record.name, record.owner[1], record.status, record.cause, record.party, record.remedy,
             record.round, plan.rounds, record.created, record.started, record.ended, plan.terms.digest, seats,
         )  # fmt: skip
+
+    def _require_room(self, owner: tuple[str, str]) -> None:
+        """Go on only if an owner may have one more run.
+
+        Raises:
+            ConfigError: it has as many as the hub's limit allows.
+        """
+        found = self.table.unfinished(owner)
+        if found >= self._each:
+            raise ConfigError(
+                f"{owner[0]} '{owner[1]}' has {found} runs that have not ended, and the hub's limit is {self._each}: wait until one "
+                f"has ended, stop one (hansa stop RUN), or ask the hub's operator to raise [limits] runs_each"
+            )
 
     def _asked(self, request: Submit, roles: Mapping[str, RoleTerms]) -> list[str]:
         """The nodes that are asked.

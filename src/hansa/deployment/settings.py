@@ -145,6 +145,7 @@ class HubLimits:
 
     Args:
         runs_at_once: how many runs may be under way; more wait.
+        runs_each: how many runs that have not ended one submitter may have; more are refused.
         message: bytes of one message at most.
         spool: bytes of the folder that keeps what is under way.
         join: seconds that a new run waits for its parties.
@@ -155,6 +156,7 @@ class HubLimits:
     """
 
     runs_at_once: int = 4
+    runs_each: int = 100
     message: Bytes = 4 * 10**9
     spool: Bytes = 100 * 10**9
     join: Seconds = 60.0
@@ -166,6 +168,7 @@ class HubLimits:
     def __post_init__(self) -> None:
         _refuse(
             _at_least("runs_at_once", self.runs_at_once, 1),
+            _at_least("runs_each", self.runs_each, 1),
             _at_least("message", self.message, 1000),
             "" if self.spool >= self.message else "spool must hold at least one message of the largest size",
             _positive("join", self.join),

@@ -181,6 +181,12 @@ class RunTable:
         """How many runs there are in each state."""
         return dict(self._db.read("SELECT status, COUNT(*) FROM runs GROUP BY status"))
 
+    def unfinished(self, owner: tuple[str, str]) -> int:
+        """How many runs of this owner have not ended."""
+        marks = ", ".join("?" for _ in TERMINAL)
+        statement = f"SELECT COUNT(*) FROM runs WHERE owner_kind = ? AND owner = ? AND status NOT IN ({marks})"  # noqa: S608
+        return int(self._db.read(statement, *owner, *TERMINAL)[0][0])
+
     def _select(self, where: str, *values: Any) -> list[Record]:
         rows = self._db.read(f"SELECT {_COLUMNS} FROM runs {where}", *values)  # noqa: S608 - fixed texts
         return [_record(*row) for row in rows]
