@@ -42,6 +42,7 @@ _RIGHTS: Final = (
 _NAMES: Final = {str: "text", bytes: "bytes", int: "int", float: "float", bool: "bool", type(None): "nil"}
 _BOUNDED: Final = {
     packets.Count: "count", packets.Number: "number", packets.RunName: "run", packets.LaneName: "lane", packets.Name: "name",
+    packets.Epoch: "epoch", packets.Known: "epoch or empty",
     packets.Tag: "tag", packets.Sentence: "sentence",
 }  # fmt: skip
 _ROLE: Final = re.compile(r":(?:class|func|mod):`~?([\w.]+)`")

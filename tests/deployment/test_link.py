@@ -399,7 +399,7 @@ HOSTILE: dict[str, list[Message | bytes]] = {
     "a body of no size": [Sending(A, 1, "x", "y", False, "t", 0, None)],
     "thanks for what was never sent": [Received(A, 1)],
     "a refusal of what was never sent": [Refused(A, 1, "no")],
-    "a second hello": [packets.Hello(1, 1, "1", "i", [])],
+    "a second hello": [packets.Hello(1, 1, "1", "i", "e" * 32, "", [])],
     "noise": [b"\x00" * 40],
     "an empty packet": [b""],
     "a head of a piece without a body": [packets.piece(A, 1, 0, b"")],

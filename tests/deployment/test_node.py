@@ -161,7 +161,7 @@ def test_an_end_and_the_next_offer_in_one_breath_leave_the_next_attempt_alone(tm
             node = fed.nodes["node-0"]
             await fed.cut("node-0")
             await fed.caller.ask(api.StopRun(run), api.Done)
-            await fed.caller.ask(api.ResumeRun(run), api.Done)
+            await fed.caller.ask(api.ResumeRun(run), api.Submitted)
             await fed.dial("node-0")  # the end of the one and the offer of the other come together
             await fed.until(lambda: node.works.state(run) == "started", "it takes part again")
             before = round_of(fed, run)

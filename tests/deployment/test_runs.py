@@ -71,7 +71,7 @@ def test_the_events_of_a_run_tell_its_story(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match="completed already"):
                 await fed.caller.ask(api.StopRun(run), api.Done)
             with pytest.raises(ConfigError, match="is completed; only a run that was stopped or failed"):
-                await fed.caller.ask(api.ResumeRun(run), api.Done)
+                await fed.caller.ask(api.ResumeRun(run), api.Submitted)
 
     drive(scenario())
 
@@ -177,7 +177,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_saved_round_to_the_same_model(tm
                 assert (view.status, view.cause) == ("stopped", "stopped by operator operator")
                 assert f"hansa resume {run}" in view.remedy
                 # At once: what the first attempt still says or sends must not count in the next.
-                await fed.caller.ask(api.ResumeRun(run), api.Done)
+                await fed.caller.ask(api.ResumeRun(run), api.Submitted)
             view = await fed.end(run)
             assert view.status == "completed", view.cause
             np.testing.assert_array_equal(fed.model(run).flat, undisturbed.flat)
@@ -199,7 +199,7 @@ def test_a_run_may_be_stopped_in_each_state(tmp_path: Path) -> None:
                 assert (await fed.end(run)).status == "stopped"
             await fed.start_node("node-3")
             for run in (queued, joining):
-                await fed.caller.ask(api.ResumeRun(run), api.Done)
+                await fed.caller.ask(api.ResumeRun(run), api.Submitted)
             for run in (queued, joining):
                 view = await fed.end(run)
                 assert view.status == "completed", view.cause

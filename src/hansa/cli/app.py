@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from hansa.cli import catalogue, demo, doctor, federation, owner, plans, remote, runs
+from hansa.cli import backups, catalogue, demo, doctor, federation, owner, plans, remote, runs
 from hansa.cli.output import say
 from hansa.errors import ConfigError, HansaError, TrustError, VersionMismatch
 
@@ -50,6 +50,8 @@ app.command()(owner.approve)
 app.command()(owner.refuse)
 app.command()(owner.audit)
 app.command()(doctor.doctor)
+app.command()(backups.backup)
+app.command()(backups.restore)
 
 
 def _version(asked: bool) -> None:

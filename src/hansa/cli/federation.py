@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,12 +146,16 @@ def revoke(
 ) -> None:
     """Shut a member out at once: neither its certificate nor its unused invitations count any more."""
     place = home_of(home, "hansa revoke")
-    from hansa.deployment import api, people
+    from hansa.deployment import api, membership, people
 
     if not name:
         raise ConfigError("say whom to revoke; see: hansa members")
-    people.ask(people.credentials_at(place), api.Revoke(name), api.Done)
+    stopped = membership.revoke_at(place, name, time.time())
+    if not stopped:
+        people.ask(people.credentials_at(place), api.Revoke(name), api.Done)
     if json:
         emit({"revoked": name})
+    elif stopped:
+        say(f"'{name}' is revoked; the hub does not run, and knows it when it starts")
     else:
         say(f"'{name}' is revoked; it was disconnected if it was connected")

@@ -206,11 +206,13 @@ def resume(run: Run, home: Home = None, json: Json = False) -> None:
 
     mine = people.credentials_at(place)
     name = people.find_run(mine, run).run
-    people.ask(mine, api.ResumeRun(name), api.Done)
+    going = people.ask(mine, api.ResumeRun(name), api.Submitted).run
     if json:
-        emit({"resumed": name})
-    else:
-        say(f"{name} goes on; watch it: hansa watch {name[:6]}{same_home(home)}")
+        emit({"resumed": name, "run": going})
+        return
+    if going != name:
+        say(f"{name} cannot go on, as a machine was restored from a backup; it begins anew, as run {going}")
+    say(f"{going} goes on; watch it: hansa watch {going[:6]}{same_home(home)}")
 
 
 def fetch(

@@ -129,7 +129,9 @@ class StopRun(Message, frozen=True):
 
 
 class ResumeRun(Message, frozen=True):
-    """Go on with a run that was stopped or failed, from its last saved round.
+    """Go on with a run that was stopped or failed, from its last saved round; the answer names it.
+
+    It is another run, and begins at the beginning, where a machine was restored from a backup and has forgotten its part.
 
     Args:
         run: which one.

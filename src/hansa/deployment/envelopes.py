@@ -37,6 +37,7 @@ class Envelopes:
         self._clock = clock
         self._pins = own().pins()
         self._keys: dict[tuple[str, str], SealingPublic] = {}
+        self._epochs: dict[tuple[str, str], str] = {}
 
     def pin(
         self, run: str, certificates: Mapping[str, str], recalled: Collection[str] = (), *, dated: bool = True
@@ -65,6 +66,10 @@ class Envelopes:
             self._pins.pin(name, certificate.sealing)
             self._keys[run, name] = certificate.sealing
 
+    def bind(self, run: str, epochs: Mapping[str, str]) -> None:
+        """Letters of a run are between these epochs of its machines: one that was restored since begins no second past."""
+        self._epochs.update({(run, name): epoch for name, epoch in epochs.items()})
+
     def recall(self, name: str) -> None:
         """Nothing is sealed for this machine, or opened from it, in the runs that it is in now."""
         for key in [key for key in self._keys if key[1] == name]:
@@ -74,6 +79,8 @@ class Envelopes:
         """A run is over."""
         for key in [key for key in self._keys if key[0] == run]:
             del self._keys[key]
+        for key in [key for key in self._epochs if key[0] == run]:
+            del self._epochs[key]
 
     def sealed(self, work: Work, sender: str, receiver: str, body: Body) -> Body:
         """A body in an envelope that only the receiver's machine can open.
@@ -84,8 +91,9 @@ class Envelopes:
         host = work.hosts[receiver]
         theirs, mine = self._theirs(work, host), self._own().sealing
         label = _label(work)
+        bound = f"{label}/{self._mailbox.epoch}/{self._epoch(work, host)}"
         number = self._mailbox.number(label, sender, receiver)
-        envelope = self._envelope(label, self._own().identity.name, host, sender, receiver, body.tag, number)
+        envelope = self._envelope(bound, self._own().identity.name, host, sender, receiver, body.tag, number)
         if body.inline is not None:
             closed = seal(envelope, body.inline, mine, theirs)
             return Body(body.tag, len(closed), closed)
@@ -106,7 +114,8 @@ class Envelopes:
         source = body.inline if body.inline is not None else self._spool.path(body.blob)
         Sequence(number).accept(read_header(source).envelope.sequence)
         me = self._own().identity.name
-        expected = self._envelope(label, host, me, parcel.sender, parcel.receiver, body.tag, number)
+        bound = f"{label}/{self._epoch(work, host)}/{self._mailbox.epoch}"
+        expected = self._envelope(bound, host, me, parcel.sender, parcel.receiver, body.tag, number)
         if isinstance(source, bytes):
             frame = open_sealed(source, expected, mine, theirs)
             found = Body(body.tag, len(frame), frame)
@@ -123,6 +132,12 @@ class Envelopes:
             raise SealError(f"the keys of '{host}' are not known in run {work.run}, or were recalled")
         return theirs
 
+    def _epoch(self, work: Work, host: str) -> str:
+        epoch = self._epochs.get((work.run, host))
+        if epoch is None:
+            raise SealError(f"run {work.run} began without the epoch of '{host}', to which its letters are bound")
+        return epoch
+
     def _envelope(
         self, label: str, sender_host: str, receiver_host: str, sender: str, receiver: str, tag: str, number: int
     ) -> Envelope:
@@ -131,5 +146,5 @@ class Envelopes:
 
 
 def _label(work: Work) -> str:
-    """What envelopes call a run: each attempt counts its letters anew."""
+    """Of what letters are counted: each attempt begins anew."""
     return f"{work.run}/{work.attempt}"

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, final
 
-from hansa.deployment import api, packets
+from hansa.deployment import api, membership, packets
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.founder import Founder
 from hansa.deployment.host import Host, Workers
@@ -32,7 +32,7 @@ from hansa.deployment.packets import Farewell, Hello, Probe, Refused, Sending
 from hansa.deployment.quantity import Address
 from hansa.deployment.runs import Runs
 from hansa.deployment.settings import HubSettings
-from hansa.deployment.store import Database, Journal, Mailbox, Member, MemberTable, Parcel
+from hansa.deployment.store import Database, Journal, Mailbox, Member, MemberTable, Parcel, Power
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import ConfigError, IdentityError, MessageError, StoreError
 from hansa.message import decode
@@ -110,6 +110,7 @@ class Hub:
         self.database = Database(home / "hub.db")
         self.spool = Spool(home / "spool")
         self.mailbox = Mailbox(self.database, self.spool)
+        self.power = Power(self.database, self.spool)
         self.journal = Journal(self.database, self.mailbox)
         self.members = MemberTable(self.database)
         self.audit = AuditLog(home / "audit.log", clock, key=self.credentials.sealing.sign)
@@ -135,8 +136,9 @@ class Hub:
         """Go on with what was under way."""
         self.founder.renew()
         with self.database.at_once():
+            doubtful = self.power.doubtful()
             self.mailbox.sweep()
-            self.runs.recover()
+            self.runs.recover(doubtful)
 
     async def broken(self) -> StoreError:
         """Wait until the disk fails, after which this process must end and begin again."""
@@ -151,6 +153,7 @@ class Hub:
         """Stop the programs where they stand, and close the files."""
         self.runs.close()
         await self.host.close()
+        self.power.settle()
         self.database.close()
         self.audit.close()
 
@@ -195,10 +198,10 @@ class Hub:
             IdentityError: it was.
         """
         who = certificate.identity
-        if who.kind != "invited" and not self.members.counts(certificate.serial):
-            raise IdentityError(
-                f"the certificate of {who.kind} '{who.name}' was revoked; ask the operator for a new one"
-            )
+        if who.kind == "invited" or self.members.counts(certificate.serial):
+            return
+        if not membership.adopted(self.members, self.audit, certificate, self.authority.certificate_pem):
+            raise IdentityError(membership.unknown(self.members, certificate))
 
     @contextlib.contextmanager
     def guest(self, who: Certificate, close: Callable[[str], None]) -> Iterator[None]:
@@ -266,8 +269,9 @@ class Hub:
         )
         if before is not None and not request.sealing.same_as(before):
             # Another home has the name from now on, and knows nothing of the old one's lanes.
-            self.mailbox.part(who.name)
+            self.mailbox.forget(who.name)
             self._links.pop(who.name, None)
+            self.runs.lost(who.name, f"{who.name} has another home, and its part is lost")
         assert who.admits is not None
         pem = self._certify(request_bytes=word.request, kind=who.admits, name=who.name)
         self.members.burn(invited.serial, request.fingerprint, pem)
@@ -304,22 +308,9 @@ class Hub:
         Raises:
             ConfigError: there is no such member, or it is the only operator.
         """
-        operators = {
-            member.name for member in self.members.all() if member.kind == "operator" and member.revoked is None
-        }
-        if operators == {name}:
-            raise ConfigError(
-                f"{name!r} is the only operator; without one nobody can be invited or revoked: invite another first"
-            )
-        if not self.members.revoke(name, self.clock()):
-            raise ConfigError(f"no member and no invitation is called {name!r}; see: hansa members")
-        self.audit.append("revoked", name=name, by=by)
+        membership.revoke(self.members, self.mailbox, self.audit, name, by, self.clock())
         self.log.warning("revoked", peer=name, by=by)
         self.database.commit()
-        recall = packets.Recall([name])
-        for member in self.members.all():
-            if member.kind == "node" and member.revoked is None:
-                self.mailbox.put(member.name, "", "", "", packets.control(recall))
         for close in list(self._guests.get(name, ())):
             close("your certificate was revoked")
         await self._part(name, "your certificate was revoked")
@@ -366,6 +357,10 @@ class Hub:
                 self.settings.limits.spool,
             )
             self._links[name] = link
+        if link.meet(hello.epoch):
+            self.log.warning("node was restored from a backup", peer=name)
+            self.audit.append("restored", peer=name)
+            self.runs.lost(name, f"{name} was restored from a backup, and its part is lost")
         stream = self._streams[name] = _Stream(hello.instance, close)
         left = max(0.0, node.not_after - self.clock())
         expiry = asyncio.get_running_loop().call_later(left, close, f"the certificate of '{name}' has expired")

@@ -120,6 +120,12 @@ class Joining:
         self._ledger.tell(record.run, "answer", text, party=node)
         self._consider(record.run)
 
+    def lost(self, record: Record, node: str, cause: str) -> None:
+        """A node has forgotten that it was asked."""
+        self._table.answered(record.run, node, "refused", cause)
+        self._ledger.tell(record.run, "answer", f"{node} {_SAID['refused']}: {cause}", party=node)
+        self._consider(record.run)
+
     def _consider(self, run: str) -> None:
         """Begin, or give up, as soon as the answers allow it."""
         record = self._ledger.known(run)
@@ -186,12 +192,21 @@ class Joining:
         self._ledger.tell(run, "status", f"runs with {len(owners)} parties")
         hosts = {seat.party: seat.host for seat in seats}
         addresses = {seat.host: seat.address for seat in seats if seat.address}
-        start = Start(run, record.attempt, record.described.by_role(hosts), addresses, shape_of(owners))
+        plan = record.described
+        start = Start(run, record.attempt, plan.by_role(hosts), addresses, shape_of(owners))
+        roles: dict[str, set[str]] = {}
+        for party, host in hosts.items():
+            roles.setdefault(host, set()).add(plan.role_of(party))
+        partners: dict[frozenset[str], dict[str, str]] = {}
         for machine in dict.fromkeys(seat.host for seat in self._table.seats(run)):
             if machine == HUB:
                 continue
             if machine in hosts.values():
-                self._ledger.control(machine, start)
+                mine = frozenset(roles[machine])
+                if mine not in partners:
+                    others = plan.partners(mine, hosts) - {HUB}
+                    partners[mine] = {other: self._ledger.epoch(other) for other in others}
+                self._ledger.control(machine, replace(start, epochs=partners[mine]))
             else:
                 self._leave_out(record, machine)
         self._begin(self._ledger.known(run))

@@ -71,6 +71,10 @@ class Ledger:
         """Say something to a node."""
         self._mailbox.put(machine, "", "", "", packets.control(word))
 
+    def epoch(self, machine: str) -> str:
+        """The epoch of a node, as it was met last; empty if it never was."""
+        return self._mailbox.known(machine)
+
     def arm(self, run: str, seconds: float, action: Callable[[str], None]) -> None:
         """Do something with a run in ``seconds``, in place of what was to be done before."""
         self.disarm(run)

@@ -111,6 +111,18 @@ class Link:
             received.setdefault(run, 0)
         return [Lane(run, seq, *self._partial(run)) for run, seq in received.items()]
 
+    def meet(self, epoch: str) -> bool:
+        """The peer greets with its epoch; whether it had another, so that its lanes begin anew.
+
+        Raises:
+            LinkError: it is one that the peer has left.
+        """
+        if not self.mailbox.meet(self.peer, epoch):
+            return False
+        for run in list(self._incoming):
+            self._abandon(run)
+        return True
+
     async def serve(self, read: Read, write: Write, theirs: Iterable[Lane]) -> str:
         """Send and receive over one stream until it ends; the reason that the other side gave.
 
@@ -133,7 +145,8 @@ class Link:
             if lane.received > (last := self.mailbox.sent(self.peer, lane.run)):
                 raise LinkError(
                     f"{self.peer} has received number {lane.received} of a lane on which {last} was the last: one of the two "
-                    f"was set back to an older copy of its home, or does not tell the truth"
+                    f"was set back to an older copy of its home, or does not tell the truth; if it was set back, take a backup "
+                    f"of that home with: hansa backup, and restore it with: hansa restore"
                 )
             self._lanes[lane.run] = _Outgoing(lane.received, lane.partial, lane.offset)
             self.mailbox.acknowledged(self.peer, lane.run, lane.received)

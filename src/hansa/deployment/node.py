@@ -42,7 +42,7 @@ from hansa.deployment.parts import Parts
 from hansa.deployment.peers import Peers
 from hansa.deployment.settings import NodeSettings
 from hansa.deployment.standing import dialled
-from hansa.deployment.store import Database, Journal, Mailbox, Parcel, Power, WorkTable
+from hansa.deployment.store import UNDER_WAY, Database, Journal, Mailbox, Parcel, Power, WorkTable
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import (
     HansaError,
@@ -222,12 +222,24 @@ class Node:
     def _met(self, welcome: Welcome) -> None:
         if welcome.federation != self.credentials.identity.federation:
             raise IdentityError(f"that hub is of the federation '{welcome.federation}', not of ours")
+        if self.link.meet(welcome.epoch):
+            self._left_behind()
         apart = welcome.time - self.clock()
         if abs(apart) > CLOCKS:
             self.log.warning("clocks differ", peer=HUB, seconds=round(apart, 1))
         self.connected.set()
         self.metrics.link_connected.set(1)
         self.log.info("connected", peer=HUB, software=welcome.software)
+
+    def _left_behind(self) -> None:
+        """The hub was restored from a backup: it has forgotten what was under way, and goes on with none of it."""
+        self.log.warning("the hub was restored from a backup", peer=HUB)
+        self.audit.append("restored", peer=HUB)
+        for work in self.works.all(UNDER_WAY):
+            self.parts.end(End(work.run, self.works.attempt(work.run), "failed", "the hub was restored from a backup"))
+        for run in self.journal.runs():
+            self.journal.forget(run)
+        self.participation.look()
 
     async def _renewing(self) -> None:
         """Renew the certificate in time, again and again."""

@@ -77,8 +77,8 @@ def deviation(start: Start, offer: Offer, me: str) -> str:
     begins = {party for names in start.roles.values() for party in names}
     if not {party for party, host in offer.hosts.items() if host == me} <= begins:
         return "the run is to begin without a party of this node, which was offered a part"
-    if not set(start.addresses) <= set(offer.hosts.values()):
-        return "the run is to begin with addresses of strangers"
+    if not set(start.addresses) | set(start.epochs) <= set(offer.hosts.values()):
+        return "the run is to begin with addresses or epochs of strangers"
     return ""
 
 

@@ -38,6 +38,10 @@ RunName = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
 """The name of a run: 16 hexadecimal digits."""
 LaneName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{16})?\Z")]
 """The name of a lane: a run's, or nothing for the lane of control."""
+Epoch = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+"""The name of a home's database, which a restored one changes: 32 hexadecimal digits."""
+Known = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
+"""An epoch, or nothing."""
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 """Of a party, a machine or a role, or another short word."""
 Tag = Annotated[str, msgspec.Meta(max_length=255)]
@@ -74,6 +78,8 @@ class Hello(Message, frozen=True):
         protocol, oldest: the newest and the oldest version spoken.
         software: the version of the program, for people.
         instance: random, one for each start of the process: two processes with one identity have two.
+        epoch: of the caller's database.
+        known: the epoch of the other side with which its lanes are counted; empty before the first meeting.
         lanes: how far it has received each lane.
     """
 
@@ -84,6 +90,8 @@ class Hello(Message, frozen=True):
     oldest: int
     software: Sentence
     instance: Name
+    epoch: Epoch
+    known: Known
     lanes: Annotated[list[Lane], msgspec.Meta(max_length=MAX_LANES)]
 
 
@@ -95,7 +103,8 @@ class Welcome(Message, frozen=True):
         software: the version of the program, for people.
         federation: the federation's name.
         time: POSIX seconds on the hub's clock, by which a node sees that its own is wrong.
-        lanes: how far the hub has received each lane.
+        epoch: of the database of whoever was dialled.
+        lanes: how far it has received each lane from the epoch that the caller named as its own.
     """
 
     tag = "hansa.link.welcome/1"
@@ -105,6 +114,7 @@ class Welcome(Message, frozen=True):
     software: Sentence
     federation: Name
     time: float
+    epoch: Epoch
     lanes: Annotated[list[Lane], msgspec.Meta(max_length=MAX_LANES)]
 
 
@@ -301,6 +311,7 @@ class Start(Message, frozen=True):
         roles: for each role, the parties that take part, in their order.
         addresses: of the nodes that said one: these and the others talk directly.
         shape: of the parties' data, for a node that runs a role without any.
+        epochs: of the nodes with whose parties this one would talk; their letters are bound to them.
     """
 
     tag = "hansa.control.start/1"
@@ -311,6 +322,7 @@ class Start(Message, frozen=True):
     roles: dict[str, tuple[str, ...]]
     addresses: dict[str, str] = {}
     shape: DataShape | None = None
+    epochs: dict[str, Epoch] = {}
 
 
 class End(Message, frozen=True):

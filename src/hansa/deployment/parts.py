@@ -83,6 +83,7 @@ class Parts:
             require_allowed(settings.policy, offer, described, start.roles[described.many])
             # They were valid when this node took part; a run may outlast them.
             self._envelopes.pin(run, offer.certificates, self._works.recalled(run), dated=False)
+            self._envelopes.bind(run, start.epochs)
         except HansaError as error:
             self._decline(offer, error)
             return

@@ -21,7 +21,7 @@ from hansa.deployment.link import Desk, Link
 from hansa.deployment.logs import Log
 from hansa.deployment.packets import Welcome
 from hansa.deployment.quantity import Address
-from hansa.deployment.standing import SOFTWARE, dialled, greeted
+from hansa.deployment.standing import dialled, greeted, theirs, welcome
 from hansa.deployment.store import Database, Mailbox
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import ConfigError, HansaError, IdentityError
@@ -151,9 +151,15 @@ class Peers:
         def met(welcome: Welcome) -> None:
             if welcome.federation != self._own().identity.federation:
                 raise IdentityError(f"'{other}' is of the federation '{welcome.federation}', not of ours")
+            self._meet(self._link(other), welcome.epoch)
             self._log.info("connected directly", peer=other)
 
         return met
+
+    def _meet(self, link: Link, epoch: str) -> None:
+        # Its parts in runs under way are lost, and the hub says so; here only the lanes with it are counted anew.
+        if link.meet(epoch):
+            self._log.warning("peer was restored from a backup", peer=link.peer)
 
     async def _answer(self, _: object, context: Context) -> None:
         """A peer has dialled."""
@@ -167,10 +173,10 @@ class Peers:
                 before.cancel()
                 await asyncio.gather(before, return_exceptions=True)
             link = self._link(name)
-            federation = self._own().identity.federation
-            await context.write(encode(Welcome(packets.PROTOCOL, SOFTWARE, federation, self._clock(), link.lanes())))
+            self._meet(link, hello.epoch)
+            await context.write(encode(welcome(self._own().identity.federation, self._clock(), link)))
             self._log.info("connected directly", peer=name)
-            serving = asyncio.ensure_future(link.serve(reader, context.write, hello.lanes))
+            serving = asyncio.ensure_future(link.serve(reader, context.write, theirs(hello, link)))
             self._streams[name] = serving
             try:
                 await serving

@@ -135,14 +135,27 @@ class Running:
         record = self._table.get(run)
         if record is None or record.status != "running" or self._connected(node):
             return
-        cause = f"{node} has been away for {LOST_AFTER:g} s"
+        self._without(
+            run, node, f"{node} has been away for {LOST_AFTER:g} s", f"bring it back, then: hansa resume {run}"
+        )
+
+    def lost(self, record: Record, node: str, cause: str) -> None:
+        """A node has forgotten its part."""
+        self._without(record.run, node, cause, f"begin it anew with: hansa resume {record.run}", all_of_it=True)
+
+    def _without(self, run: str, node: str, cause: str, remedy: str, all_of_it: bool = False) -> None:
+        """The programs on a node that start by themselves, or all of them, take no part any more."""
         for seat in self._table.seats(run):
-            if seat.host == node and seat.answer == "accepted" and not seat.finished and self._starts(run, seat.party):
-                if self._indispensable(run, seat.party):
-                    remedy = f"bring it back, then: hansa resume {run}"
-                    self._end(run, Ending("failed", f"{cause}, and the run cannot do without it", seat.party, remedy))
-                    return
-                self._ledger.tell(run, "trouble", f"{cause}; the run goes on without it", party=seat.party)
+            if self._ledger.known(run).status != "running":
+                return
+            starts = self._starts(run, seat.party)
+            if seat.host != node or seat.answer != "accepted" or seat.finished or not (starts or all_of_it):
+                continue
+            if self._indispensable(run, seat.party):
+                self._end(run, Ending("failed", f"{cause}, and the run cannot do without it", seat.party, remedy))
+                return
+            self._ledger.tell(run, "trouble", f"{cause}; the run goes on without it", party=seat.party)
+            if starts:
                 self._ended(run, seat.party, 2)
 
     # What programs on nodes say.

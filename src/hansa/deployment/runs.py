@@ -24,14 +24,14 @@ from hansa.deployment.api import Participant, RunView, Submit
 from hansa.deployment.host import Workers
 from hansa.deployment.identity.names import HUB
 from hansa.deployment.joining import APPROVAL, Joining
-from hansa.deployment.ledger import Ending, Ledger
+from hansa.deployment.ledger import Ending, Ledger, request_of
 from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import Answer, End, Finished, Report, Trouble
 from hansa.deployment.running import Running
 from hansa.deployment.settings import HubSettings
 from hansa.deployment.store import ACTIVE, TERMINAL, Database, Journal, Mailbox, MemberTable, Record
-from hansa.deployment.worker.frames import RoleTerms
+from hansa.deployment.worker.frames import Described, RoleTerms
 from hansa.errors import ConfigError
 from hansa.message import encode
 
@@ -91,6 +91,9 @@ class Runs:
         self._require_room(owner)
         plan = await self._workers.describe(request.plan)
         request = replace(request, data=request.data or plan.name)
+        return self._add(owner, plan, request, f"submitted by {owner[0]} {owner[1]}")
+
+    def _add(self, owner: tuple[str, str], plan: Described, request: Submit, told: str) -> str:
         parties = self._asked(request, plan.roles)
         self._require_room(owner)  # others of its may have come while the plan was read
         run = secrets.token_hex(8)
@@ -98,7 +101,7 @@ class Runs:
         for role, kind in plan.roles.items():
             for party in parties if kind.many else [role]:
                 self.table.seat(run, party, party if kind.many else request.server)
-        self.ledger.tell(run, "status", f"submitted by {owner[0]} {owner[1]}; waits for its turn")
+        self.ledger.tell(run, "status", f"{told}; waits for its turn")
         self._next()
         return run
 
@@ -113,16 +116,27 @@ class Runs:
             raise ConfigError(f"run {run} has {record.status} already")
         self._end(run, Ending("stopped", f"stopped by {who}", "", f"go on with: hansa resume {run}"))
 
-    def resume(self, run: str, who: str) -> None:
+    def resume(self, run: str, who: str) -> str:
         """Put a run that was stopped, or failed, into the queue again; it goes on from what its programs saved.
 
+        One of which a machine has forgotten its part begins anew, as another run: others may hold what was saved later than what is
+        known here, and have seen attempts that are not known here.
+
+        Returns:
+            The name of the run that goes on.
+
         Raises:
-            ConfigError: it is under way, or is complete, or its owner has runs enough.
+            ConfigError: it is under way, or is complete; or it would begin anew, and its request cannot be used any more; or its
+                owner has runs enough.
         """
         record = self.ledger.known(run)
         if record.status not in ("stopped", "failed"):
             raise ConfigError(f"run {run} is {record.status}; only a run that was stopped or failed can be resumed")
         self._require_room(record.owner)
+        if record.anew:
+            again = self._add(record.owner, record.described, request_of(record), f"begun anew by {who}, of run {run}")
+            self.table.set(run, remedy=f"it was begun anew as run {again}")
+            return again
         self.table.unseat(run)
         self.table.set(
             run, status="queued", cause="", party="", remedy="", ended=None, attempt=record.attempt + 1,
@@ -130,6 +144,7 @@ class Runs:
         )  # fmt: skip
         self.ledger.tell(run, "status", f"resumed by {who}; waits for its turn")
         self._next()
+        return run
 
     def view(self, record: Record) -> RunView:
         """A run, for those who may see it."""
@@ -196,6 +211,22 @@ class Runs:
             self.joining.answered(record, node, word)
             return ""
         return self.running.heard(record, word)
+
+    def lost(self, node: str, cause: str) -> None:
+        """A node has forgotten what it did for runs that are not complete; those under way go on without it, or end."""
+        for record in self.table.all(("queued", *ACTIVE, "stopped", "failed")):
+            if all(seat.host != node for seat in self.table.seats(record.run)):
+                continue
+            if record.status == "queued" and record.attempt == 1:
+                continue  # nobody was asked yet
+            self.table.set(record.run, anew=1)
+            if record.status == "queued":
+                remedy = f"begin it anew with: hansa resume {record.run}"
+                self._end(record.run, Ending("failed", f"{cause}, which the run was to go on from", node, remedy))
+            elif record.status == "joining":
+                self.joining.lost(record, node, cause)
+            elif record.status == "running":
+                self.running.lost(record, node, cause)
 
     # Turns and ends.
 

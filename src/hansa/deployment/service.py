@@ -15,11 +15,10 @@ from hansa.deployment import api, packets, wire
 from hansa.deployment.authorization import Object, allow, may, refuse
 from hansa.deployment.hub import Hub
 from hansa.deployment.identity.certificates import Certificate
-from hansa.deployment.packets import Welcome
 from hansa.deployment.quantity import Address
 from hansa.deployment.rates import Rates
 from hansa.deployment.report import write_run
-from hansa.deployment.standing import SOFTWARE, greeted
+from hansa.deployment.standing import SOFTWARE, greeted, theirs, welcome
 from hansa.deployment.store import TERMINAL, Record
 from hansa.errors import ConfigError, HansaError, IdentityError, LinkError, NotAuthorized
 from hansa.message import Message, decode, encode
@@ -130,10 +129,9 @@ class Service:
                 task.cancel()
 
             async with hub.stream(who, hello, close) as link:
-                welcome = Welcome(packets.PROTOCOL, SOFTWARE, hub.authority.federation, hub.clock(), link.lanes())
                 try:
-                    await context.write(encode(welcome))
-                    await link.serve(wire.reader(context.read), context.write, hello.lanes)
+                    await context.write(encode(welcome(hub.authority.federation, hub.clock(), link)))
+                    await link.serve(wire.reader(context.read), context.write, theirs(hello, link))
                 except asyncio.CancelledError:
                     if not closed:
                         raise  # it was the node that left
@@ -165,8 +163,7 @@ class Service:
             hub.runs.stop(self._run(who, word.run, "stop").run, f"{kind} {name}")
             return api.Done()
         if isinstance(word, api.ResumeRun):
-            hub.runs.resume(self._run(who, word.run, "resume").run, f"{kind} {name}")
-            return api.Done()
+            return api.Submitted(hub.runs.resume(self._run(who, word.run, "resume").run, f"{kind} {name}"))
         if isinstance(word, api.Invite):
             allow(kind, name, "invite", Object("invitation"))
             return hub.invite(word, name)

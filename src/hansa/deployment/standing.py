@@ -12,7 +12,7 @@ import grpc.aio
 
 from hansa.deployment import packets, wire
 from hansa.deployment.link import Link
-from hansa.deployment.packets import Hello, Welcome
+from hansa.deployment.packets import Hello, Lane, Welcome
 from hansa.errors import LinkError, Unreachable
 from hansa.message import decode, encode
 
@@ -25,7 +25,20 @@ WELCOME: Final = 30.0
 
 def hello(instance: str, link: Link) -> Hello:
     """The first packet of the process called ``instance``."""
-    return Hello(packets.PROTOCOL, packets.OLDEST, SOFTWARE, instance, link.lanes())
+    mailbox = link.mailbox
+    return Hello(
+        packets.PROTOCOL, packets.OLDEST, SOFTWARE, instance, mailbox.epoch, mailbox.known(link.peer), link.lanes()
+    )
+
+
+def welcome(federation: str, time: float, link: Link) -> Welcome:
+    """The answer to whoever has dialled, and was met."""
+    return Welcome(packets.PROTOCOL, SOFTWARE, federation, time, link.mailbox.epoch, link.lanes())
+
+
+def theirs(word: Hello, link: Link) -> list[Lane]:
+    """How far whoever has dialled has received the lanes of this side: nothing, if it speaks of a database that was here before."""
+    return word.lanes if word.known == link.mailbox.epoch else []
 
 
 async def greeted(read: Callable[[], Awaitable[bytes | None]]) -> Hello:
@@ -75,9 +88,9 @@ async def dialled(
             raise Unreachable(f"{address} has said nothing within {WELCOME:g} s") from None
         if first is None:
             raise wire.translated(await _status(call), address)
-        welcome = decode(first, Welcome, packets.MAX_PACKET)
-        met(welcome)
-        reason = await link.serve(read, call.write, welcome.lanes)
+        answer = decode(first, Welcome, packets.MAX_PACKET)
+        met(answer)
+        reason = await link.serve(read, call.write, answer.lanes)
         if call.done() and (ended := await _status(call)).code() is not grpc.StatusCode.OK:
             raise wire.translated(ended, address)
         return reason

@@ -141,7 +141,7 @@ class Puppet:
 
 def hello(lanes: list[Lane] | None = None, instance: str = "puppet", **changed: Any) -> Hello:
     """What a node says first."""
-    usual = Hello(packets.PROTOCOL, packets.OLDEST, "0", instance, lanes or [])
+    usual = Hello(packets.PROTOCOL, packets.OLDEST, "0", instance, "e" * 32, "", lanes or [])
     return Hello(**{**{name: getattr(usual, name) for name in usual.__struct_fields__}, **changed})
 
 

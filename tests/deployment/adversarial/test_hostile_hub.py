@@ -43,6 +43,7 @@ from tests.deployment.federation import ANYTHING, Federation, drive, federation
 pytestmark = pytest.mark.slow
 
 RUN = "00000000000000aa"
+EPOCH = "e" * 32
 
 
 class Impostor:
@@ -58,7 +59,7 @@ class Impostor:
         self.answers: list[Message] = []
         self.came = asyncio.Event()
         self.one = asyncio.Lock()
-        self.welcome = Welcome(packets.PROTOCOL, "0", "trial", fed.clock(), [])
+        self.welcome = Welcome(packets.PROTOCOL, "0", "trial", fed.clock(), EPOCH, [])
 
     async def link(self, _: object, stream: Any) -> None:
         decode(await stream.read(), Hello)
@@ -148,7 +149,7 @@ def offer(made: Impostor, names: tuple[str, ...] = ("node-0", "node-1"), server:
 
 
 def start(whole: Offer, **changed: Any) -> Start:
-    return msgspec.structs.replace(Start(whole.run, whole.attempt, whole.roles, {}), **changed)
+    return msgspec.structs.replace(Start(whole.run, whole.attempt, whole.roles, {}, None, {"node-1": EPOCH}), **changed)
 
 
 def another(made: Impostor, name: str, kind: Any = "node") -> str:
@@ -291,7 +292,7 @@ def test_letters_of_strangers_unsealed_replayed_and_redirected_are_refused(tmp_p
             mine = node.credentials.sealing.public
 
             def letter(number: int, keys: SealingKeys = peer, **changed: Any) -> bytes:
-                usual = Envelope("trial", f"{RUN}/1", "node-1", "node-0", SINGLE, "node-0", "t/1", number)
+                usual = Envelope("trial", f"{RUN}/1/{EPOCH}/{node.mailbox.epoch}", "node-1", "node-0", SINGLE, "node-0", "t/1", number)
                 return seal(replace(usual, **changed), b"hello", keys, mine)
 
             async def give(run: str = RUN, **fields: Any) -> None:
@@ -307,7 +308,9 @@ def test_letters_of_strangers_unsealed_replayed_and_redirected_are_refused(tmp_p
                 ({"body": b"garbage"}, "not an envelope"),
                 ({"body": letter(2)}, "2"),
                 ({"body": letter(1, SealingKeys.make())}, "keys"),
-                ({"body": letter(1, run=f"{RUN}/2")}, "for the"),
+                ({"body": letter(1, run=f"{RUN}/2/{EPOCH}/{node.mailbox.epoch}")}, "for the"),
+                ({"body": letter(1, run=f"{RUN}/1/{EPOCH}/{EPOCH}")}, "for the"),
+                ({"body": letter(1, run=f"{RUN}/1/{node.mailbox.epoch}/{node.mailbox.epoch}")}, "for the"),
                 ({"body": letter(1, receiver="node-2")}, "for the"),
                 ({"body": letter(1, federation="other")}, "for the"),
                 ({"body": letter(1), "kind": "other/1"}, "for the"),
@@ -331,7 +334,7 @@ def test_parties_that_never_talk_cannot_be_made_to(tmp_path: Path) -> None:
         async with captured(tmp_path) as (made, node):
             await begun(made, node)
             peer = Credentials.load(made.fed.folder / "node-1", made.fed.clock()).sealing
-            envelope = Envelope("trial", f"{RUN}/1", "node-1", "node-0", "node-1", "node-0", "t/1", 1)
+            envelope = Envelope("trial", f"{RUN}/1/{EPOCH}/{node.mailbox.epoch}", "node-1", "node-0", "node-1", "node-0", "t/1", 1)
             body = seal(envelope, b"hello", peer, node.credentials.sealing.public)
             await made.parcel(RUN, sender="node-1", receiver="node-0", sealed=True, inline=body, size=len(body))
             assert "not known" in await made.refused()
@@ -361,7 +364,7 @@ def test_recalled_keys_are_not_written_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "packet",
     [
-        b"", b"\x00" * 99, encode(Hello(1, 1, "0", "x", [])), encode(Received("", 1 << 62)), packets.piece(RUN, 1, 0, b"x"),
+        b"", b"\x00" * 99, encode(Hello(1, 1, "0", "x", EPOCH, "", [])), encode(Received("", 1 << 62)), packets.piece(RUN, 1, 0, b"x"),
         sending(run="../x"), forged(Recall, names=5), sending(size=1 << 63, inline=None), sending(sender="x" * 99),
     ],
 )  # fmt: skip

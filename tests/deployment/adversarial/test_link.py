@@ -84,7 +84,7 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("no frame", b"\x00" * 64, "MessageError"),
     ("too long for its header", encode(hello()) + b"x", "MessageError"),
     ("a hello twice", encode(hello()), "that is open already"),
-    ("a welcome", encode(packets.Welcome(1, "0", "trial", 0.0, [])), "that is open already"),
+    ("a welcome", encode(packets.Welcome(1, "0", "trial", 0.0, "e" * 32, [])), "that is open already"),
     (
         "an unknown class",
         forged(type("X", (Message,), {"tag": "no.such/1", "discloses": "-"}), a=1),
@@ -147,7 +147,8 @@ LANES: list[tuple[str, list[Any]]] = [
 def test_a_hello_that_cannot_be_true_is_refused(tmp_path: Path, lanes: list[Any]) -> None:
     async def scenario() -> None:
         async with scene(tmp_path) as (fed, held, _):
-            said = {"protocol": 1, "oldest": 1, "software": "0", "instance": "odd", "lanes": lanes}
+            said = {"protocol": 1, "oldest": 1, "software": "0", "instance": "odd", "epoch": "e" * 32}
+            said |= {"known": fed.hub.mailbox.epoch, "lanes": lanes}
             async with puppet(fed, held, forged(Hello, **said)) as odd:
                 assert "hansa.link.hello/1" in (text := await odd.refusal()) or "set back" in text
             await fed.until(lambda: not fed.hub.connected("node-3"))

@@ -177,7 +177,7 @@ def test_a_run_whose_server_is_gone_fails_by_name_and_can_be_resumed(homes: Home
             assert "hansa resume" in view.remedy
             league.machines["ada"].again()
             await league.up("ada")
-            await league.asked(api.ResumeRun(answer.run), api.Done)
+            await league.asked(api.ResumeRun(answer.run), api.Submitted)
             view = await league.ended(answer.run)
             assert (view.status, view.cause, view.round) == ("completed", "", 30)
             await league.stop()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hansa.deployment import packets
+from hansa.deployment import packets, standing
 from hansa.deployment.api import Event, Submit
 from hansa.deployment.hub import Hub
 from hansa.deployment.logs import Log
@@ -22,7 +22,6 @@ from hansa.deployment.metrics import Metrics
 from hansa.deployment.node import Node
 from hansa.deployment.packets import Hello, Welcome
 from hansa.deployment.shape import DataShape
-from hansa.deployment.standing import SOFTWARE
 from hansa.deployment.store import TERMINAL, Database, Record
 from hansa.deployment.worker.frames import Body, Lost, Result, Setup
 from hansa.deployment.worker.inline import InlineWorkers
@@ -309,7 +308,7 @@ class Village:
         hub, node = hub_life.machine, node_life.machine
         assert isinstance(hub, Hub)
         assert isinstance(node, Node)
-        hello = Hello(packets.PROTOCOL, packets.OLDEST, SOFTWARE, node._instance, node.link.lanes())
+        hello = standing.hello(node._instance, node.link)
         certificate = hub.verified(node.credentials.certificate.pem)
 
         async def above() -> None:
@@ -321,14 +320,14 @@ class Village:
                 task.cancel()
 
             async with hub.stream(certificate, hello_read, close) as link:
-                welcome = Welcome(packets.PROTOCOL, SOFTWARE, "league", hub.clock(), link.lanes())
-                cable.down.put_nowait(encode(welcome))
-                await link.serve(cable.reader(cable.up), cable.writer(cable.down), hello_read.lanes)
+                cable.down.put_nowait(encode(standing.welcome("league", hub.clock(), link)))
+                await link.serve(cable.reader(cable.up), cable.writer(cable.down), standing.theirs(hello_read, link))
 
         async def below() -> None:
             first = await cable.reader(cable.down)()
             if first is not None:
                 welcome = decode(first, Welcome, packets.MAX_PACKET)
+                node.link.meet(welcome.epoch)
                 await node.link.serve(cable.reader(cable.down), cable.writer(cable.up), welcome.lanes)
 
         ends = [asyncio.ensure_future(above()), asyncio.ensure_future(below())]

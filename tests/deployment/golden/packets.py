@@ -32,8 +32,10 @@ PROGRESS: tuple[str, Fields] = (
 
 PLACES: dict[str, list[tuple[str, Fields]]] = {
     "link": [
-        ("hansa.link.hello/1", {"protocol": 1, "oldest": 1, "software": "0.1.0", "instance": "5a" * 16, "lanes": [LANE]}),
-        ("hansa.link.welcome/1", {"protocol": 1, "software": "0.1.0", "federation": "hearts", "time": 1.75e9, "lanes": []}),
+        ("hansa.link.hello/1", {"protocol": 1, "oldest": 1, "software": "0.1.0", "instance": "5a" * 16,
+                                "epoch": "e1" * 16, "known": "e2" * 16, "lanes": [LANE]}),
+        ("hansa.link.welcome/1", {"protocol": 1, "software": "0.1.0", "federation": "hearts", "time": 1.75e9,
+                                  "epoch": "e2" * 16, "lanes": []}),
         ("hansa.link.sending/1", {"run": RUN, "seq": 4, "sender": "hospital-a", "receiver": "server", "sealed": False,
                                   "kind": "hansa.withdraw/1", "size": 3, "inline": b"abc", "offset": 0}),
         ("hansa.link.received/1", {"run": "", "seq": (1 << 63) - 1}),
@@ -47,7 +49,8 @@ PLACES: dict[str, list[tuple[str, Fields]]] = {
                                    "hosts": {"hospital-a": "hospital-a", "server": "hub"}, "certificates": {"hub": "-----"},
                                    "seconds": 60.0}),
         ("hansa.control.start/1", {"run": RUN, "attempt": 1, "roles": {"client": ["hospital-a"], "server": ["server"]},
-                                   "addresses": {"hospital-a": "a.example.org:7402"}, "shape": SHAPE}),
+                                   "addresses": {"hospital-a": "a.example.org:7402"}, "shape": SHAPE,
+                                   "epochs": {"hospital-b": "e3" * 16}}),
         ("hansa.control.end/1", {"run": RUN, "attempt": 1, "status": "failed", "cause": "no quorum"}),
         ("hansa.control.recall/1", {"names": ["hospital-b"]}),
     ],

@@ -12,12 +12,14 @@ from hansa.deployment.store.runs import TERMINAL as TERMINAL
 from hansa.deployment.store.runs import Record as Record
 from hansa.deployment.store.runs import RunTable as RunTable
 from hansa.deployment.store.runs import Seat as Seat
+from hansa.deployment.store.works import UNDER_WAY as UNDER_WAY
 from hansa.deployment.store.works import Task as Task
 from hansa.deployment.store.works import WorkTable as WorkTable
 
 __all__ = [
     "ACTIVE",
     "TERMINAL",
+    "UNDER_WAY",
     "Database",
     "Journal",
     "Mailbox",

@@ -24,6 +24,10 @@ from hansa.errors import StoreError
 
 MIGRATIONS: Final[Sequence[str]] = (
     """
+    CREATE TABLE power (boot TEXT NOT NULL);
+    CREATE TABLE epochs (peer TEXT NOT NULL, epoch TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (peer, epoch));
+    INSERT INTO epochs VALUES ('', lower(hex(randomblob(16))), 1);
+    CREATE TABLE copies (taken REAL NOT NULL, restored REAL NOT NULL);
     CREATE TABLE blobs (name TEXT PRIMARY KEY, refs INTEGER NOT NULL, size INTEGER NOT NULL);
     CREATE TABLE lanes (
         peer TEXT NOT NULL, run TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, received INTEGER NOT NULL DEFAULT 0,
@@ -54,7 +58,7 @@ MIGRATIONS: Final[Sequence[str]] = (
         run TEXT PRIMARY KEY, name TEXT NOT NULL, owner_kind TEXT NOT NULL, owner TEXT NOT NULL, described BLOB NOT NULL, request BLOB NOT NULL,
         status TEXT NOT NULL, cause TEXT NOT NULL DEFAULT '', party TEXT NOT NULL DEFAULT '',
         remedy TEXT NOT NULL DEFAULT '', round INTEGER, created REAL NOT NULL, started REAL, ended REAL,
-        attempt INTEGER NOT NULL DEFAULT 1, tag TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
+        attempt INTEGER NOT NULL DEFAULT 1, anew INTEGER NOT NULL DEFAULT 0, tag TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
         inline BLOB, blob TEXT NOT NULL DEFAULT '');
     CREATE TABLE hosts (
         run TEXT NOT NULL, host TEXT NOT NULL, party TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',

@@ -109,6 +109,10 @@ class Journal:
         self._db.write("DELETE FROM steps WHERE run = ?", run)
         self._db.write("UPDATE programs SET live = 0, sent = 0, ended = 0 WHERE run = ?", run)
 
+    def runs(self) -> list[str]:
+        """The runs of which something is kept."""
+        return [run for (run,) in self._db.read("SELECT DISTINCT run FROM programs")]
+
     def forget(self, run: str) -> None:
         """Forget a run's programs and what they saved."""
         self.rewind(run)

@@ -3,17 +3,24 @@
 A lane is one direction of one run between two machines (the empty run is the lane of control). Parcels on a lane are numbered
 from 1; the receiver takes each number once, in order. So a parcel that was accepted is never taken twice, and never
 lost: it leaves the sender's disk when the receiver's has it.
+
+A count holds between two databases. Each has a random name of its own, its *epoch*; one that was restored from a backup has
+another, because its counts are of the past, and lanes with it begin anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from hansa.deployment.store.database import Database
 from hansa.deployment.worker.frames import Body
 from hansa.deployment.worker.spool import Spool
+from hansa.errors import LinkError
+
+_FORMER: Final = 16
+"""Epochs of a peer that are remembered."""
 
 
 @final
@@ -44,6 +51,9 @@ class Mailbox:
     Args:
         database: where they are kept.
         spool: the folder of large bodies.
+
+    Attributes:
+        epoch: the database's own.
     """
 
     def __init__(self, database: Database, spool: Spool) -> None:
@@ -51,6 +61,7 @@ class Mailbox:
         self._spool = spool
         self._wake: dict[str, Callable[[str], None]] = {}
         self._pinned: set[str] = set()
+        self.epoch = self.known("")
 
     def listen(self, peer: str, wake: Callable[[str], None] | None) -> None:
         """Call ``wake`` with a run when a parcel to ``peer`` may leave on that run's lane; None ends that."""
@@ -143,8 +154,39 @@ class Mailbox:
             self.release(blob)
         self._db.write(f"DELETE FROM outbox WHERE {where}", *values)  # noqa: S608 - fixed texts
 
+    def known(self, peer: str) -> str:
+        """The epoch that the lanes with ``peer`` are of; empty before it was met."""
+        rows = self._db.read("SELECT epoch FROM epochs WHERE peer = ? ORDER BY number DESC LIMIT 1", peer)
+        return str(rows[0][0]) if rows else ""
+
+    def meet(self, peer: str, epoch: str) -> bool:
+        """``peer`` greets with its epoch; whether it had another, so that lanes with it begin anew.
+
+        Raises:
+            LinkError: it is one that the peer has left: somebody has started the home that another has taken the place of.
+        """
+        rows = self._db.read("SELECT epoch, number FROM epochs WHERE peer = ? ORDER BY number DESC", peer)
+        if rows and rows[0][0] == epoch:
+            return False
+        if epoch in (former for former, _ in rows):
+            raise LinkError(
+                f"'{peer}' comes with the home that it had before it was restored from a backup; the two must not run beside each "
+                f"other: stop this one, or if it is the one to keep, take a backup of it and restore that"
+            )
+        last = rows[0][1] if rows else 0
+        self._db.write("INSERT INTO epochs VALUES (?, ?, ?)", peer, epoch, last + 1)
+        self._db.write("DELETE FROM epochs WHERE peer = ? AND number <= ?", peer, last + 1 - _FORMER)
+        if rows:
+            self.part(peer)
+        return bool(rows)
+
+    def forget(self, peer: str) -> None:
+        """Forget a peer, its lanes and its epochs: another machine has its name from now on."""
+        self.part(peer)
+        self._db.write("DELETE FROM epochs WHERE peer = ?", peer)
+
     def part(self, peer: str) -> None:
-        """Forget all lanes of a peer: another machine has its name from now on, and both begin with number 1."""
+        """Forget all lanes of a peer: both begin with number 1."""
         for (blob,) in self._db.read("SELECT blob FROM outbox WHERE peer = ?", peer):
             self.release(blob)
         self._db.write("DELETE FROM outbox WHERE peer = ?", peer)

@@ -65,6 +65,32 @@ class MemberTable:
         """Whether a certificate was issued here and has not been revoked."""
         return bool(self._db.read("SELECT 1 FROM serials WHERE serial = ? AND revoked IS NULL", f"{serial:x}"))
 
+    def adopt(self, name: str, serial: int, certificate: bytes | None) -> None:
+        """A certificate counts that was issued here, and forgotten; it is the member's newest, where it is given."""
+        self._db.write("INSERT INTO serials (serial, name) VALUES (?, ?)", f"{serial:x}", name)
+        if certificate is not None:
+            self._db.write(
+                "UPDATE members SET serial = ?, certificate = ? WHERE name = ?", f"{serial:x}", certificate, name
+            )
+
+    def known(self, serial: int) -> bool:
+        """Whether a certificate was issued here, as far as is remembered, whatever became of it."""
+        return bool(self._db.read("SELECT 1 FROM serials WHERE serial = ?", f"{serial:x}"))
+
+    def void(self, now: float) -> int:
+        """No invitation that waits to be used counts any more; how many there were."""
+        ((count,),) = self._db.read("SELECT COUNT(*) FROM invitations WHERE used = '' AND revoked IS NULL")
+        self._db.write("UPDATE invitations SET revoked = ? WHERE used = '' AND revoked IS NULL", now)
+        return int(count)
+
+    def copies(self) -> list[tuple[float, float]]:
+        """When the copies were taken that this home was restored from, and when that was."""
+        return [(taken, restored) for taken, restored in self._db.read("SELECT taken, restored FROM copies")]
+
+    def restored(self, taken: float, now: float) -> None:
+        """This home was restored from a copy: what was issued between the two times is forgotten here."""
+        self._db.write("INSERT INTO copies VALUES (?, ?)", taken, now)
+
     def revoke(self, name: str, now: float) -> bool:
         """No certificate and no invitation of ``name`` counts any more; False if there was nothing to revoke."""
         known = self.get(name) is not None

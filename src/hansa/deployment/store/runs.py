@@ -37,6 +37,7 @@ class Record:
         round: the last that was reported.
         created, started, ended: POSIX seconds.
         attempt: 1, and one more each time that it is resumed.
+        anew: whether it cannot go on, as a machine was restored from a backup and has forgotten its part: it begins anew, as another run.
         result: what its server ended with, where that is here.
     """
 
@@ -54,6 +55,7 @@ class Record:
     started: float | None
     ended: float | None
     attempt: int
+    anew: bool
     result: Body | None
 
 
@@ -194,13 +196,13 @@ class RunTable:
 
 _COLUMNS: Final = (
     "run, name, owner_kind, owner, described, request, status, cause, party, remedy, round, created, started, ended, attempt,"
-    " tag, size, inline, blob"
+    " anew, tag, size, inline, blob"
 )
 
 
 def _record(run: str, name: str, kind: str, owner: str, *rest: Any) -> Record:
-    described, request, status, cause, party, remedy, round, created, started, ended, attempt, *body = rest
+    described, request, status, cause, party, remedy, round, created, started, ended, attempt, anew, *body = rest
     return Record(
-        run, name, (kind, owner), decode(described, Described), request, status, cause, party, remedy, round, created, started, ended, attempt,
+        run, name, (kind, owner), decode(described, Described), request, status, cause, party, remedy, round, created, started, ended, attempt, bool(anew),
         Body(*body) if body[0] else None,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import msgspec
 
@@ -13,6 +13,9 @@ from hansa.deployment.shape import DataShape
 from hansa.deployment.store.database import Database
 from hansa.deployment.worker.frames import Body, Described
 from hansa.message import decode, encode
+
+UNDER_WAY: Final = ("offered", "looked at", "pending", "approved", "accepted", "started")
+"""The states of a run that its node has not done with."""
 
 
 @final
