@@ -164,7 +164,7 @@ def test_who_comes_back_under_its_name_is_written_to_again(tmp_path: Path) -> No
             estranged(node, run, author)
             await fed.caller.ask(api.StopRun(run), api.Done)
             await fed.until(lambda: node.works.state(run) == "ended", "it ends")
-            await fed.caller.ask(api.ResumeRun(run), api.Done)
+            await fed.caller.ask(api.ResumeRun(run), api.Submitted)
             await fed.until(lambda: run in node.begun and node.begun[run].work.attempt == 2, "it is asked anew")
             assert node.works.recalled(run) == frozenset()
             assert node.envelopes.sealed(part(node, run).work, "node-0", "server", Body("t/1", 1, b"x")).size > 1

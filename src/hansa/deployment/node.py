@@ -323,6 +323,7 @@ class Node:
         elif isinstance(word, End):
             if self.works.attempt(word.run) == word.attempt:
                 self.parts.end(word)
+                self.mailbox.end(word.run)
                 self.participation.look()
         elif isinstance(word, Recall):
             for name in word.names:

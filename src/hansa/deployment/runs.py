@@ -287,6 +287,7 @@ class Runs:
         self._mailbox.drop(run)
         if self.over is not None:
             self.over(run)
+        self._mailbox.end(run)
         for machine in dict.fromkeys(seat.host for seat in self.table.seats(run)):
             if machine != HUB:
                 self.ledger.control(machine, End(run, record.attempt, how.status, how.cause))

@@ -68,14 +68,14 @@ def test_to_resume_is_no_way_around_it(tmp_path: Path) -> None:
             for run in first:
                 await ada.ask(api.StopRun(run), api.Done)
             second = [await fed.submit(FEDAVG, by=ada) for _ in range(2)]
-            await ada.ask(api.ResumeRun(first[0]), api.Done)
+            await ada.ask(api.ResumeRun(first[0]), api.Submitted)
             for caller in (ada, fed.caller):  # whoever resumes it, the run is ada's
                 with pytest.raises(ConfigError, match="submitter 'ada' has 3 runs"):
-                    await caller.ask(api.ResumeRun(first[1]), api.Done)
+                    await caller.ask(api.ResumeRun(first[1]), api.Submitted)
             record = fed.hub.runs.table.get(first[1])
             assert record is not None and (record.status, record.attempt) == ("stopped", 1)
             await ada.ask(api.StopRun(second[0]), api.Done)
-            await ada.ask(api.ResumeRun(first[1]), api.Done)
+            await ada.ask(api.ResumeRun(first[1]), api.Submitted)
 
     drive(scenario())
 

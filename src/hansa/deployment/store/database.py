@@ -32,6 +32,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     CREATE TABLE lanes (
         peer TEXT NOT NULL, run TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, received INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (peer, run));
+    CREATE TABLE floors (peer TEXT PRIMARY KEY, sent INTEGER NOT NULL);
     CREATE TABLE outbox (
         peer TEXT NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL, sender TEXT NOT NULL, receiver TEXT NOT NULL,
         sealed INTEGER NOT NULL, tag TEXT NOT NULL, size INTEGER NOT NULL, inline BLOB, blob TEXT NOT NULL,

@@ -1,7 +1,7 @@
 """What is under way between this machine and its peers: numbered lanes, kept until the other side has it durably.
 
-A lane is one direction of one run between two machines (the empty run is the lane of control). Parcels on a lane are numbered
-from 1; the receiver takes each number once, in order. So a parcel that was accepted is never taken twice, and never
+A lane is one direction of one run between two machines (the empty run is the lane of control). Parcels on a lane have rising
+numbers; the receiver takes each number once, in order. So a parcel that was accepted is never taken twice, and never
 lost: it leaves the sender's disk when the receiver's has it.
 
 A count holds between two databases. Each has a random name of its own, its *epoch*; one that was restored from a backup has
@@ -72,14 +72,11 @@ class Mailbox:
 
     def put(self, peer: str, run: str, sender: str, receiver: str, body: Body, sealed: bool = False) -> None:
         """Put a body under way; it leaves when it is durable here."""
-        db = self._db
+        db, seq = self._db, self.sent(peer, run) + 1
         db.write(
-            "INSERT INTO lanes (peer, run, sent) VALUES (?, ?, 1)"
-            " ON CONFLICT (peer, run) DO UPDATE SET sent = sent + 1",
-            peer,
-            run,
-        )
-        ((seq,),) = db.read("SELECT sent FROM lanes WHERE peer = ? AND run = ?", peer, run)
+            "INSERT INTO lanes (peer, run, sent) VALUES (?, ?, ?) ON CONFLICT (peer, run) DO UPDATE SET sent = excluded.sent",
+            peer, run, seq,
+        )  # fmt: skip
         db.write(
             "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             peer, run, seq, sender, receiver, sealed, body.tag, body.size, body.inline, body.blob,
@@ -106,8 +103,10 @@ class Mailbox:
         return dict(rows)
 
     def sent(self, peer: str, run: str) -> int:
-        """The number of the last parcel that was put on a lane; 0 before the first."""
+        """The number of the last parcel that was put on a lane; before the first, that from which it goes on."""
         rows = self._db.read("SELECT sent FROM lanes WHERE peer = ? AND run = ?", peer, run)
+        if not rows and run:
+            rows = self._db.read("SELECT sent FROM floors WHERE peer = ?", peer)
         return int(rows[0][0]) if rows else 0
 
     def met(self, peer: str, run: str) -> bool:
@@ -139,9 +138,9 @@ class Mailbox:
         if rows and seq <= rows[0][0]:
             return False
         self._db.write(
-            "INSERT INTO lanes (peer, run, received) VALUES (?, ?, ?)"
+            "INSERT INTO lanes (peer, run, sent, received) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (peer, run) DO UPDATE SET received = excluded.received",
-            peer, run, seq,
+            peer, run, self.sent(peer, run), seq,
         )  # fmt: skip
         return True
 
@@ -185,12 +184,30 @@ class Mailbox:
         self.part(peer)
         self._db.write("DELETE FROM epochs WHERE peer = ?", peer)
 
+    def end(self, run: str) -> None:
+        """A run is over here: forget its lanes, and the numbers of its envelopes.
+
+        It may be resumed, and a peer may remember its lanes. So whatever lane begins with that peer goes on above all numbers of
+        those that were forgotten; what the peer says again of this attempt is refused, because the run is not under way here
+        until the peer has heard of this end.
+        """
+        self.drop(run)
+        for peer, sent in self._db.read("SELECT peer, sent FROM lanes WHERE run = ?", run):
+            self._db.write(
+                "INSERT INTO floors VALUES (?, ?) ON CONFLICT (peer) DO UPDATE SET sent = excluded.sent"
+                " WHERE excluded.sent > floors.sent",
+                peer, sent,
+            )  # fmt: skip
+        self._db.write("DELETE FROM lanes WHERE run = ?", run)
+        self._db.write("DELETE FROM sequences WHERE run LIKE ?", f"{run}/%")
+
     def part(self, peer: str) -> None:
         """Forget all lanes of a peer: both begin with number 1."""
         for (blob,) in self._db.read("SELECT blob FROM outbox WHERE peer = ?", peer):
             self.release(blob)
         self._db.write("DELETE FROM outbox WHERE peer = ?", peer)
         self._db.write("DELETE FROM lanes WHERE peer = ?", peer)
+        self._db.write("DELETE FROM floors WHERE peer = ?", peer)
 
     def number(self, run: str, sender: str, receiver: str) -> int:
         """The next number of an envelope from one party to another, beginning with 1."""
