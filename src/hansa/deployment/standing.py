@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import Final
 
@@ -77,7 +78,11 @@ async def dialled(
     Raises:
         HansaError: why the other side refused, or that it cannot be reached.
     """
-    call: wire.Stream = channel.stream_stream(method)()
+    with _cancellable():
+        return await _stood(channel.stream_stream(method)(), address, instance, link, met)
+
+
+async def _stood(call: wire.Stream, address: str, instance: str, link: Link, met: Callable[[Welcome], None]) -> str:
     read = wire.reader(call.read)
     try:
         try:
@@ -100,6 +105,23 @@ async def dialled(
         raise Unreachable(f"{address} cannot be reached: {error}") from None
     finally:
         call.cancel()
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """Whoever cancels this task ends it.
+
+    Between the first packet and the answer gRPC waits for a task of its own, which takes a cancellation to itself; if the call ended
+    at that instant for another reason, only that reason is raised, and who waits for the end of this task would wait for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 async def _status(call: wire.Stream) -> grpc.aio.AioRpcError:
