@@ -76,6 +76,8 @@ def test_nothing_outlives_the_demo(tmp_path: Path, number: signal.Signals) -> No
     demo = subprocess.Popen(
         [sys.executable, "-m", "hansa", "demo"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)},
+        # Whoever is started in the background of a shell ignores SIGINT, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no lock is taken in it
     )  # fmt: skip
     assert demo.stdout is not None
     try:
