@@ -70,6 +70,10 @@ class Envelopes:
         """Letters of a run are between these epochs of its machines: one that was restored since begins no second past."""
         self._epochs.update({(run, name): epoch for name, epoch in epochs.items()})
 
+    def begun_with(self, name: str, epoch: str) -> frozenset[str]:
+        """The runs that began with this epoch of a machine."""
+        return frozenset(run for (run, other), known in self._epochs.items() if other == name and known == epoch)
+
     def recall(self, name: str) -> None:
         """Nothing is sealed for this machine, or opened from it, in the runs that it is in now."""
         for key in [key for key in self._keys if key[1] == name]:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import mmap
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, final
 
@@ -111,15 +111,15 @@ class Link:
             received.setdefault(run, 0)
         return [Lane(run, seq, *self._partial(run)) for run, seq in received.items()]
 
-    def meet(self, epoch: str) -> bool:
-        """The peer greets with its epoch; whether it had another, so that its lanes begin anew.
+    def meet(self, epoch: str, keep: Collection[str] = ()) -> bool:
+        """The peer greets with its epoch; whether it had another, so that its lanes begin anew but those of the runs in ``keep``.
 
         Raises:
             LinkError: it is one that the peer has left.
         """
-        if not self.mailbox.meet(self.peer, epoch):
+        if not self.mailbox.meet(self.peer, epoch, keep):
             return False
-        for run in list(self._incoming):
+        for run in set(self._incoming) - set(keep):
             self._abandon(run)
         return True
 

@@ -121,8 +121,8 @@ class Node:
         self.connected = asyncio.Event()
         self._instance = secrets.token_hex(16)
         self.peers = Peers(
-            self.database, self.mailbox, self.spool, self, lambda: self.credentials, self._together, self._instance,
-            limits.spool, log, clock,
+            self.database, self.mailbox, self.spool, self, lambda: self.credentials, self._together,
+            self.envelopes.begun_with, self._instance, limits.spool, log, clock,
         )  # fmt: skip
         self.participation = Participation(
             self.name, lambda: self.settings, workers, self.works, self.envelopes, self.courier,

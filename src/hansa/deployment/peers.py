@@ -45,6 +45,7 @@ class Peers:
         desk: takes what arrives.
         own: the node's credentials, as they are now.
         wanted: whether a node takes part in a run with this one.
+        begun_with: the runs that began with an epoch of a node.
         instance: of this process.
         room: bytes that the spool may hold.
         log: where what happens is noted.
@@ -59,6 +60,7 @@ class Peers:
         desk: Desk,
         own: Callable[[], Credentials],
         wanted: Callable[[str], bool],
+        begun_with: Callable[[str, str], frozenset[str]],
         instance: str,
         room: int,
         log: Log,
@@ -70,12 +72,14 @@ class Peers:
         self._desk = desk
         self._own = own
         self._wanted = wanted
+        self._begun_with = begun_with
         self._instance = instance
         self._room = room
         self._log = log
         self._clock = clock
         self._links: dict[str, Link] = {}
         self._dialling: dict[str, asyncio.Task[None]] = {}
+        self._addresses: dict[str, str] = {}
         self._streams: dict[str, asyncio.Task[str]] = {}
         self._server: grpc.aio.Server | None = None
         self.address: Address | None = None
@@ -123,19 +127,22 @@ class Peers:
         for other in others - {me}:
             address = addresses.get(other)
             ours = me not in addresses or me < other
-            if address is not None and ours and (other not in self._dialling or self._dialling[other].done()):
-                self._dialling[other] = asyncio.ensure_future(self._dial(other, address))
+            if address is None or not ours:
+                continue
+            self._addresses[other] = address
+            if other not in self._dialling or self._dialling[other].done():
+                self._dialling[other] = asyncio.ensure_future(self._dial(other))
 
     @staticmethod
     def direct(me: str, other: str, addresses: Mapping[str, str]) -> bool:
         """Whether two nodes of a run talk without the hub."""
         return me != other and (me in addresses or other in addresses)
 
-    async def _dial(self, other: str, address: str) -> None:
-        """Keep a stream to a peer, as long as a run needs it."""
+    async def _dial(self, other: str) -> None:
+        """Keep a stream to a peer, as long as a run needs it; where the last run said that it is."""
         wait = FIRST_WAIT
         while self._wanted(other):
-            own = self._own()
+            own, address = self._own(), self._addresses[other]
             credentials = grpc.ssl_channel_credentials(own.authority_pem, own.tls_key_pem, own.certificate.pem)
             options = wire.client_options(tls_name(other))
             try:
@@ -158,7 +165,7 @@ class Peers:
 
     def _meet(self, link: Link, epoch: str) -> None:
         # Its parts in runs under way are lost, and the hub says so; here only the lanes with it are counted anew.
-        if link.meet(epoch):
+        if link.meet(epoch, self._begun_with(link.peer, epoch)):
             self._log.warning("peer was restored from a backup", peer=link.peer)
 
     async def _answer(self, _: object, context: Context) -> None:

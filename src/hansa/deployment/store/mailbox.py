@@ -10,7 +10,7 @@ another, because its counts are of the past, and lanes with it begin anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -158,8 +158,12 @@ class Mailbox:
         rows = self._db.read("SELECT epoch FROM epochs WHERE peer = ? ORDER BY number DESC LIMIT 1", peer)
         return str(rows[0][0]) if rows else ""
 
-    def meet(self, peer: str, epoch: str) -> bool:
+    def meet(self, peer: str, epoch: str, keep: Collection[str] = ()) -> bool:
         """``peer`` greets with its epoch; whether it had another, so that lanes with it begin anew.
+
+        Args:
+            peer, epoch: which.
+            keep: the runs that began with this epoch of the peer, whose lanes were never counted with another.
 
         Raises:
             LinkError: it is one that the peer has left: somebody has started the home that another has taken the place of.
@@ -176,7 +180,7 @@ class Mailbox:
         self._db.write("INSERT INTO epochs VALUES (?, ?, ?)", peer, epoch, last + 1)
         self._db.write("DELETE FROM epochs WHERE peer = ? AND number <= ?", peer, last + 1 - _FORMER)
         if rows:
-            self.part(peer)
+            self.part(peer, keep)
         return bool(rows)
 
     def forget(self, peer: str) -> None:
@@ -201,12 +205,12 @@ class Mailbox:
         self._db.write("DELETE FROM lanes WHERE run = ?", run)
         self._db.write("DELETE FROM sequences WHERE run LIKE ?", f"{run}/%")
 
-    def part(self, peer: str) -> None:
-        """Forget all lanes of a peer: both begin with number 1."""
-        for (blob,) in self._db.read("SELECT blob FROM outbox WHERE peer = ?", peer):
-            self.release(blob)
-        self._db.write("DELETE FROM outbox WHERE peer = ?", peer)
-        self._db.write("DELETE FROM lanes WHERE peer = ?", peer)
+    def part(self, peer: str, keep: Collection[str] = ()) -> None:
+        """Forget all lanes of a peer but those of the runs in ``keep``: both begin with number 1."""
+        for (run,) in self._db.read("SELECT run FROM lanes WHERE peer = ?", peer):
+            if run not in keep:
+                self.drop(run, peer)
+                self._db.write("DELETE FROM lanes WHERE peer = ? AND run = ?", peer, run)
         self._db.write("DELETE FROM floors WHERE peer = ?", peer)
 
     def number(self, run: str, sender: str, receiver: str) -> int:
