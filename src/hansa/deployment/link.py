@@ -84,7 +84,8 @@ class Link:
         database, mailbox, spool: where parcels are kept.
         desk: takes what arrives.
         largest: bytes of a body at most.
-        room: bytes that the spool may hold; a peer that would fill it beyond waits, and tries again.
+        room: bytes that the spool may hold; a peer that would fill it, or its share of it, waits and tries again.
+        whole: whether this peer may fill all of it: for a node's own hub, which relays what all others send.
     """
 
     peer: str
@@ -94,6 +95,7 @@ class Link:
     desk: Desk
     largest: int
     room: int
+    whole: bool = False
     _lanes: dict[str, _Outgoing] = field(default_factory=dict)
     _incoming: dict[str, _Incoming] = field(default_factory=dict)
     _turns: deque[str] = field(default_factory=deque)
@@ -329,12 +331,12 @@ class Link:
             return
         if word.offset:
             raise LinkError(f"{self.peer} goes on at {word.offset} with a body of which nothing is here")
-        under_way = sum(other.parcel.body.size for other in self._incoming.values() if other.draft is not None)
-        if self.mailbox.spooled() + under_way + word.size > self.room:
-            raise LinkError(f"the spool has no room for {word.size} more bytes of its {self.room}; it takes them later")
+        if flaw := self.mailbox.crowded(self.peer, word.size, self.room, self.whole):
+            raise LinkError(flaw)
         if sum(under_way.draft is not None for under_way in self._incoming.values()) >= _PARTIAL:
             raise LinkError(f"{self.peer} sends more than {_PARTIAL} large bodies at a time")
         self._incoming[word.run] = _Incoming(parcel, word, self.spool.draft(word.size))
+        self._counted()
 
     def _piece(self, piece: Piece) -> None:
         run = piece.run
@@ -351,6 +353,7 @@ class Link:
         under_way.offset = end
         if end == parcel.body.size:
             del self._incoming[run]
+            self._counted()
             blob = under_way.draft.finish()
             body = Body(parcel.body.tag, parcel.body.size, None, blob)
             # It was long under way, and what was welcome when it began may not be now.
@@ -364,7 +367,8 @@ class Link:
         elif not self.mailbox.take(self.peer, parcel.run, parcel.seq):
             flaw = ""  # it was judged when it came first
         elif not flaw:
-            flaw = self.desk.take(self.peer, parcel)
+            with self.mailbox.of(self.peer):
+                flaw = self.desk.take(self.peer, parcel)
         # Whoever needs the file has said so by now.
         self.mailbox.unpin(parcel.body.blob)
         if flaw:
@@ -379,6 +383,11 @@ class Link:
 
     def _abandon(self, run: str) -> None:
         under_way = self._incoming.pop(run)
+        self._counted()
         if under_way.draft is not None:
             with contextlib.suppress(Exception):
                 under_way.draft.abandon()
+
+    def _counted(self) -> None:
+        drafts = [under_way.parcel.body.size for under_way in self._incoming.values() if under_way.draft is not None]
+        self.mailbox.coming[self.peer] = sum(drafts)

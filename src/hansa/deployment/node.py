@@ -117,7 +117,7 @@ class Node:
             self.name, self.database, self.mailbox, self.journal, workers, self.courier, self.spool.folder, log,
             limits.threads, limits.memory,
         )  # fmt: skip
-        self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST, limits.spool)
+        self.link = Link(HUB, self.database, self.mailbox, self.spool, self, packets.LARGEST, limits.spool, whole=True)
         self.connected = asyncio.Event()
         self._instance = secrets.token_hex(16)
         self.peers = Peers(

@@ -23,7 +23,18 @@ from hansa.deployment.store.works import UNDER_WAY
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import StoreError
 
-_FORGOTTEN: Final = ("lanes", "floors", "outbox", "sequences", "programs", "states", "letters", "steps", "recalls")
+_FORGOTTEN: Final = (
+    "lanes",
+    "floors",
+    "outbox",
+    "sequences",
+    "programs",
+    "states",
+    "letters",
+    "steps",
+    "recalls",
+    "brought",
+)
 _WORKS: Final = ", ".join(f"'{state}'" for state in UNDER_WAY)
 _WAITING: Final = ", ".join(f"'{status}'" for status in ("queued", *ACTIVE))
 _NEEDED: Final = f"""

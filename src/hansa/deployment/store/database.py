@@ -29,6 +29,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     INSERT INTO epochs VALUES ('', lower(hex(randomblob(16))), 1);
     CREATE TABLE copies (taken REAL NOT NULL, restored REAL NOT NULL);
     CREATE TABLE blobs (name TEXT PRIMARY KEY, refs INTEGER NOT NULL, size INTEGER NOT NULL);
+    CREATE TABLE brought (name TEXT PRIMARY KEY, peer TEXT NOT NULL);
     CREATE TABLE lanes (
         peer TEXT NOT NULL, run TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, received INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (peer, run));

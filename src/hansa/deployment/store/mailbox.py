@@ -10,6 +10,7 @@ another, because its counts are of the past, and lanes with it begin anew.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Final, final
@@ -54,6 +55,7 @@ class Mailbox:
 
     Attributes:
         epoch: the database's own.
+        coming: bytes of the bodies that are under way from each peer, and not here as a whole.
     """
 
     def __init__(self, database: Database, spool: Spool) -> None:
@@ -61,6 +63,8 @@ class Mailbox:
         self._spool = spool
         self._wake: dict[str, Callable[[str], None]] = {}
         self._pinned: set[str] = set()
+        self._bringing = ""
+        self.coming: dict[str, int] = {}
         self.epoch = self.known("")
 
     def listen(self, peer: str, wake: Callable[[str], None] | None) -> None:
@@ -187,6 +191,7 @@ class Mailbox:
         """Forget a peer, its lanes and its epochs: another machine has its name from now on."""
         self.part(peer)
         self._db.write("DELETE FROM epochs WHERE peer = ?", peer)
+        self.coming.pop(peer, None)
 
     def end(self, run: str) -> None:
         """A run is over here: forget its lanes, and the numbers of its envelopes.
@@ -236,6 +241,10 @@ class Mailbox:
                 "INSERT INTO blobs VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE SET refs = refs + 1",
                 body.blob, body.size,
             )  # fmt: skip
+            if self._bringing:
+                self._db.write(
+                    "INSERT INTO brought VALUES (?, ?) ON CONFLICT (name) DO NOTHING", body.blob, self._bringing
+                )
 
     def release(self, blob: str) -> None:
         """One place less needs a file; the last one removes it, once that is durable."""
@@ -244,6 +253,7 @@ class Mailbox:
         self._db.write("UPDATE blobs SET refs = refs - 1 WHERE name = ?", blob)
         if self._db.read("SELECT 1 FROM blobs WHERE name = ? AND refs <= 0", blob):
             self._db.write("DELETE FROM blobs WHERE name = ?", blob)
+            self._db.write("DELETE FROM brought WHERE name = ?", blob)
             self._db.after(lambda: self._remove(blob))
 
     def frame(self, body: Body) -> bytes:
@@ -268,6 +278,41 @@ class Mailbox:
     def spooled(self) -> int:
         """Bytes of the files that are needed."""
         return int(self._db.read("SELECT COALESCE(SUM(size), 0) FROM blobs")[0][0])
+
+    @contextlib.contextmanager
+    def of(self, peer: str) -> Iterator[None]:
+        """Files that are needed first in this block were brought by ``peer``."""
+        self._bringing = peer
+        try:
+            yield
+        finally:
+            self._bringing = ""
+
+    def crowded(self, peer: str, size: int, room: int, whole: bool) -> str:
+        """Why ``peer`` must wait with a body of ``size`` bytes; nothing if it need not.
+
+        Whoever has something here brings more only while it then has no more than is left free: so one that floods leaves half of
+        the room, two leave a third, and whoever has nothing finds a place.
+
+        Args:
+            peer: who brings it.
+            size: bytes.
+            room: bytes that all files may have.
+            whole: whether this peer may have all of it.
+
+        Source: Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998, with alpha = 1.
+        """
+        ((brought,),) = self._db.read(
+            "SELECT COALESCE(SUM(size), 0) FROM blobs JOIN brought ON brought.name = blobs.name WHERE peer = ?", peer
+        )
+        has, free = brought + self.coming.get(peer, 0), room - self.spooled() - sum(self.coming.values())
+        if size > free:
+            return f"the spool has no room for {size} more bytes of its {room}; it takes them later"
+        if has and not whole and has + size > free - size:
+            return (
+                f"'{peer}' has {has} bytes in the spool, where {free} of {room} are free; {size} more are taken later"
+            )
+        return ""
 
     def sweep(self) -> int:
         """Remove files that nothing refers to, left by a process that was killed; how many there were."""
