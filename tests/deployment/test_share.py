@@ -51,7 +51,7 @@ class Hub:
 
     def link(self, peer: str, whole: bool = False) -> Link:
         if peer not in self.links:
-            self.links[peer] = Link(peer, self.database, self.mailbox, self.spool, self, ROOM, ROOM, whole)
+            self.links[peer] = Link(peer, self.database, self.mailbox, self.spool, self, ROOM, ROOM, whole=whole)
         return self.links[peer]
 
     def send(self, peer: str, size: int, pieces: bool = True, whole: bool = False) -> str:
