@@ -17,6 +17,7 @@ from typing import Final, final
 from hansa.deployment import api, membership, packets
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.founder import Founder
+from hansa.deployment.gate import Gate
 from hansa.deployment.host import Host, Workers
 from hansa.deployment.identity.authority import Authority
 from hansa.deployment.identity.certificates import Certificate, read, read_undated
@@ -127,6 +128,7 @@ class Hub:
         self.address: Address | None = None
         self.draining = False
         self._links: dict[str, Link] = {}
+        self._gate = Gate()
         self._streams: dict[str, _Stream] = {}
         self._guests: dict[str, set[Callable[[str], None]]] = {}
         self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
@@ -355,6 +357,7 @@ class Hub:
                 self,
                 self.settings.limits.message,
                 self.settings.limits.spool,
+                gate=self._gate,
             )
             self._links[name] = link
         if link.meet(hello.epoch):

@@ -13,9 +13,11 @@ import mmap
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol, final
 
 from hansa.deployment import packets
+from hansa.deployment.gate import Gate
 from hansa.deployment.packets import Farewell, Lane, Piece, Probe, Received, Refused, Sending
 from hansa.deployment.store import Database, Mailbox, Parcel
 from hansa.deployment.worker.frames import Body
@@ -85,7 +87,8 @@ class Link:
         desk: takes what arrives.
         largest: bytes of a body at most.
         room: bytes that the spool may hold; a peer that would fill it, or its share of it, waits and tries again.
-        whole: whether this peer may fill all of it: for a node's own hub, which relays what all others send.
+        whole: whether this peer may fill all of the room: for a node's own hub, which relays what all others send.
+        gate: which large bodies of this machine leave now; of this link alone, if not given.
     """
 
     peer: str
@@ -96,6 +99,7 @@ class Link:
     largest: int
     room: int
     whole: bool = False
+    gate: Gate = field(default_factory=Gate)
     _lanes: dict[str, _Outgoing] = field(default_factory=dict)
     _incoming: dict[str, _Incoming] = field(default_factory=dict)
     _turns: deque[str] = field(default_factory=deque)
@@ -166,8 +170,9 @@ class Link:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for under_way in self._lanes.values():
+            for run, under_way in self._lanes.items():
                 under_way.data = None
+                self.gate.leave((self.peer, run))
 
     def say(self, word: Message) -> None:
         """Send a word that is not kept: it is lost with the stream."""
@@ -178,7 +183,8 @@ class Link:
         """A run is over: of its large bodies under way, those that are sent stop here, and those that arrive are refused."""
         lane = self._lanes.get(run)
         if lane is not None and lane.parcel is not None:
-            self._passed(lane)
+            self._passed(run, lane)
+        self.gate.leave((self.peer, run))
         under_way = self._incoming.get(run)
         if under_way is not None and under_way.draft is not None:
             self._abandon(run)
@@ -220,50 +226,52 @@ class Link:
         run = self._turns[0] if "" not in self._turns else ""
         self._turns.remove(run)
         lane = self._lanes.setdefault(run, _Outgoing(0))
-        if lane.parcel is None:
-            parcel = self.mailbox.next(self.peer, run, lane.sent)
-            if parcel is None:
-                return
+        packet = self._first(run, lane) if lane.parcel is None else self._following(run, lane, lane.parcel)
+        if packet is not None:
             self._turns.append(run)
-            body = parcel.body
-            if body.inline is None:
-                lane.parcel, lane.data = parcel, self.spool.map(body.blob)
-                if lane.partial != parcel.seq or lane.offset >= body.size:
-                    lane.partial, lane.offset = parcel.seq, 0
-            else:
-                lane.sent = parcel.seq
-            await write(
-                encode(
-                    Sending(
-                        run,
-                        parcel.seq,
-                        parcel.sender,
-                        parcel.receiver,
-                        parcel.sealed,
-                        body.tag,
-                        body.size,
-                        body.inline,
-                        0 if lane.parcel is None else lane.offset,
-                    )
-                )
+            with self.gate.sending((self.peer, run)):
+                await write(packet)
+
+    def _first(self, run: str, lane: _Outgoing) -> bytes | None:
+        """What announces the next parcel of a lane, or is all of it; None if there is no parcel, or the gate is closed to it."""
+        parcel = self.mailbox.next(self.peer, run, lane.sent)
+        if parcel is None or parcel.body.inline is not None:
+            self.gate.leave((self.peer, run))  # what it was to be for was withdrawn
+        elif not self.gate.enter((self.peer, run), partial(self._ready, run)):
+            return None
+        if parcel is None:
+            return None
+        body = parcel.body
+        if body.inline is None:
+            lane.parcel, lane.data = parcel, self.spool.map(body.blob)
+            if lane.partial != parcel.seq or lane.offset >= body.size:
+                lane.partial, lane.offset = parcel.seq, 0
+        else:
+            lane.sent = parcel.seq
+        offset = 0 if lane.parcel is None else lane.offset
+        return encode(
+            Sending(
+                run, parcel.seq, parcel.sender, parcel.receiver, parcel.sealed, body.tag, body.size, body.inline, offset
             )
-            return
-        self._turns.append(run)
+        )
+
+    def _following(self, run: str, lane: _Outgoing, parcel: Parcel) -> bytes:
+        """The next piece of the large body that is under way."""
         assert lane.data is not None
-        start, end = lane.offset, min(lane.offset + packets.PIECE_BYTES, lane.parcel.body.size)
+        start, end = lane.offset, min(lane.offset + packets.PIECE_BYTES, parcel.body.size)
         with memoryview(lane.data) as data, data[start:end] as part:
-            packet = packets.piece(run, lane.parcel.seq, start, part)
+            packet = packets.piece(run, parcel.seq, start, part)
         # What is sent once is not read again, and would count as this process's memory for as long as the file is mapped.
         lane.data.madvise(mmap.MADV_DONTNEED, start - start % mmap.PAGESIZE, end - start + start % mmap.PAGESIZE)
         lane.offset = end
-        if end == lane.parcel.body.size:
-            self._passed(lane)
-        await write(packet)
+        if end == parcel.body.size:
+            self._passed(run, lane)
+        return packet
 
-    @staticmethod
-    def _passed(lane: _Outgoing) -> None:
+    def _passed(self, run: str, lane: _Outgoing) -> None:
         assert lane.parcel is not None
         lane.sent, lane.parcel, lane.data = lane.parcel.seq, None, None
+        self.gate.leave((self.peer, run))
 
     async def _reading(self, read: Read) -> str:
         while True:
@@ -300,7 +308,7 @@ class Link:
         if lane is None or seq > last:
             raise LinkError(f"{self.peer} acknowledged number {seq} of a lane on which {last} was the last")
         if lane.parcel is not None and lane.parcel.seq <= seq:
-            self._passed(lane)
+            self._passed(run, lane)
         return self.mailbox.acknowledged(self.peer, run, seq)
 
     def _sending(self, word: Sending) -> None:

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from hansa.deployment import packets, wire
+from hansa.deployment.gate import Gate
 from hansa.deployment.identity.certificates import Certificate, read, tls_name
 from hansa.deployment.identity.credentials import Credentials
 from hansa.deployment.link import Desk, Link
@@ -78,6 +79,7 @@ class Peers:
         self._log = log
         self._clock = clock
         self._links: dict[str, Link] = {}
+        self._gate = Gate()
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._addresses: dict[str, str] = {}
         self._streams: dict[str, asyncio.Task[str]] = {}
@@ -213,6 +215,15 @@ class Peers:
     def _link(self, other: str) -> Link:
         link = self._links.get(other)
         if link is None:
-            link = Link(other, self._database, self._mailbox, self._spool, self._desk, packets.LARGEST, self._room)
+            link = Link(
+                other,
+                self._database,
+                self._mailbox,
+                self._spool,
+                self._desk,
+                packets.LARGEST,
+                self._room,
+                gate=self._gate,
+            )
             self._links[other] = link
         return link
