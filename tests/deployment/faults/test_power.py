@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hansa.deployment import host
-from hansa.deployment.api import Done, ResumeRun
+from hansa.deployment.api import ResumeRun, Submitted
 from hansa.deployment.store import Database, Power, power
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import StoreError
@@ -166,7 +166,7 @@ def test_a_server_on_a_node_that_lost_its_power_ends_the_run_by_name(tmp_path: P
             view = await fed.end(run)
             assert view.status == "failed"
             assert "lost its power" in view.cause
-            await fed.caller.ask(ResumeRun(run), Done)
+            await fed.caller.ask(ResumeRun(run), Submitted)
             view = await fed.end(run)
             assert view.status == "completed", view.cause
             return fed.model(run)
