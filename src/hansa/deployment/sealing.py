@@ -169,7 +169,7 @@ def seal(
         plaintext: the message's frame, or the file that holds it.
         mine: the sender's keys.
         theirs: the receiver's, from its certificate.
-        to: the file to write; it appears whole or not at all. It is not synced: who answers for it after a power cut does that.
+        to: the file to write; it appears whole or not at all. It is not synced: after a loss of power no letter is believed.
         segment: bytes of a segment: a power of two from 1 KiB to 1 MiB.
         ephemeral: for golden vectors only. Used twice, it gives two letters one key.
 
