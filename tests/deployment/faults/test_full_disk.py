@@ -109,11 +109,11 @@ def test_a_worker_without_room_is_tried_again_and_the_run_goes_on(
     plain = village.play(homes, tmp_path / "plain", plan)
     finish, left = Draft.finish, [0]
 
-    def full(self: Draft) -> str:
+    def full(self: Draft, durable: bool = False) -> str:
         left[0] += 1
         if left[0] in (3, 4, 5, 9):
             raise StoreError("the spool cannot be written: No space left on device")
-        return finish(self)
+        return finish(self, durable)
 
     monkeypatch.setattr(Draft, "finish", full)
     outcome = village.play(homes, tmp_path / "full", plan)

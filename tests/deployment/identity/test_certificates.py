@@ -256,6 +256,17 @@ def test_no_bit_can_be_changed(authority: Authority, issue: Issue, now: float) -
             read(flipped(pem, place, 1 << place % 8), authority.certificate_pem, now)
 
 
+def test_a_signature_has_one_coding(authority: Authority, issue: Issue, now: float) -> None:
+    """How many bits at its end do not count is in no signed byte; where they are zero, the number could be another."""
+    for _ in range(20):
+        pem = issue(authority)
+        parsed = x509.load_pem_x509_certificate(pem)
+        place = len(parsed.public_bytes(serialization.Encoding.DER)) - len(parsed.signature) - 1
+        for unused in range(1, 8):
+            with pytest.raises(IdentityError):
+                read(flipped(pem, place, unused), authority.certificate_pem, now)
+
+
 @pytest.mark.parametrize(
     "pem",
     [

@@ -91,6 +91,17 @@ def test_no_byte_can_be_changed(keys: tuple[ec.EllipticCurvePrivateKey, SealingK
                 read_request(bytes(damaged))
 
 
+def test_a_signature_has_one_coding(keys: tuple[ec.EllipticCurvePrivateKey, SealingKeys]) -> None:
+    for _ in range(20):
+        request = make_request("hospital-a", *keys)
+        place = len(request) - len(x509.load_der_x509_csr(request).signature) - 1
+        for unused in range(1, 8):
+            damaged = bytearray(request)
+            damaged[place] = unused
+            with pytest.raises(IdentityError):
+                read_request(bytes(damaged))
+
+
 def test_no_byte_can_be_missing_or_added(keys: tuple[ec.EllipticCurvePrivateKey, SealingKeys]) -> None:
     request = make_request("hospital-a", *keys)
     for length in range(len(request)):

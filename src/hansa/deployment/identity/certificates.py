@@ -255,7 +255,21 @@ def _parse(pem: bytes) -> x509.Certificate:
         raise IdentityError("a certificate that cannot be read; it is damaged") from None
     if version is not x509.Version.v3 or algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise IdentityError("not a Hansa certificate: it must be of version 3 and signed with ECDSA and SHA-256")
+    require_one_coding(parsed.public_bytes(serialization.Encoding.DER), parsed.signature)
     return parsed
+
+
+def require_one_coding(der: bytes, signature: bytes) -> None:
+    """Go on only if ``der`` ends with the one coding of its signature.
+
+    The signature is a string of bits, which says how many of its last ones do not count. Where these happen to be zero the number
+    could be another, and the same thing have two codings: nothing that is signed says otherwise.
+
+    Raises:
+        IdentityError: it ends with another.
+    """
+    if not der.endswith(bytes((0x03, len(signature) + 1, 0)) + signature):
+        raise IdentityError("its signature is not coded as it must be; it was altered")
 
 
 def _identity(parsed: x509.Certificate) -> Identity:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
-from hansa.deployment.identity.certificates import HANSA_ARC, UNREADABLE, Certificate
+from hansa.deployment.identity.certificates import HANSA_ARC, UNREADABLE, Certificate, require_one_coding
 from hansa.deployment.identity.keys import SealingKeys, SealingPublic, public_der, require_p256
 from hansa.deployment.identity.names import party_name
 from hansa.errors import IdentityError
@@ -87,6 +87,7 @@ def read_request(data: bytes, max_bytes: int = MAX_REQUEST) -> EnrolmentRequest:
         name, proof = _subject(parsed), _proof(parsed)
         tls = public_der(require_p256(parsed.public_key()))
         signed = parsed.signature_algorithm_oid == SignatureAlgorithmOID.ECDSA_WITH_SHA256 and parsed.is_signature_valid
+        require_one_coding(data, parsed.signature)
     except UNREADABLE as error:
         raise IdentityError(f"not an enrolment request: {error}") from None
     if not signed:
