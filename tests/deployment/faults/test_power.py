@@ -49,14 +49,15 @@ async def in_the_middle(fed: Federation) -> str:
     """A run in its third round or later, with frames under way at the hub."""
     run = await fed.submit(LONG)
     await fed.until(lambda: (record := fed.hub.runs.table.get(run)) and (record.round or 0) >= 3, "it is under way")
-    await fed.until(lambda: _letters(fed.hub.database), "a letter is under way")
+    await _on_its_way(fed, fed.hub.database)
     return run
 
 
-def _letters(database: Database) -> bool:
-    return bool(
-        database.read("SELECT 1 FROM letters WHERE blob != '' UNION SELECT 1 FROM outbox WHERE blob != '' LIMIT 1")
-    )
+async def _on_its_way(fed: Federation, database: Database) -> None:
+    """Wait until a letter in a frame is under way, and durable: the next turn may have seen its end."""
+    where = "SELECT 1 FROM letters WHERE blob != '' UNION SELECT 1 FROM outbox WHERE blob != ''"
+    await fed.until(lambda: database.read(where), "a letter is under way")
+    database.commit()
 
 
 def undisturbed(tmp_path: Path) -> Params:
@@ -117,7 +118,7 @@ async def node_in_doubt(fed: Federation, plan: str, name: str, **fields: Any) ->
     run = await fed.submit(plan, **fields)
     node = fed.nodes[name]
     await fed.until(lambda: (record := fed.hub.runs.table.get(run)) and (record.round or 0) >= 2, "it is under way")
-    await fed.until(lambda: _letters(node.database), "a letter is under way")
+    await _on_its_way(fed, node.database)
     await fed.stop_node(name, crash=True)
     with contextlib.closing(Database(fed.folder / name / "node.db")) as database:
         spoil(fed.folder / name, database)

@@ -280,9 +280,11 @@ class Village:
         self.spawn(self.revived(life, home or self.copied(life.home, life.name)))
 
     async def revived(self, life: Life, home: Path) -> None:
-        await self.wake(life.name, home)
-        with contextlib.suppress(Exception):
-            await life.machine.close()
+        try:
+            await self.wake(life.name, home)
+        finally:
+            with contextlib.suppress(Exception):
+                await life.machine.close()
 
     def copied(self, home: Path, name: str) -> Path:
         self.copies += 1

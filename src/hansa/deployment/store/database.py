@@ -142,8 +142,15 @@ class Database:
             self._connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
     def read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query; it sees this turn's changes."""
-        return self._connection.execute(statement, values).fetchall()
+        """The rows of a query; it sees this turn's changes.
+
+        Raises:
+            StoreError: the file cannot be read any more.
+        """
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read: {error}") from None
 
     def write(self, statement: str, *values: Any) -> int:
         """Change something in this turn's transaction; the number that the database gave a new row.
