@@ -1,5 +1,5 @@
-"""Hansa's own import of gRPC must be the first of a process; some tests import it too."""
+"""What is said of gRPC beside the tests of the deployment holds here too."""
 
 from __future__ import annotations
 
-import hansa.deployment  # noqa: F401
+import tests.deployment.conftest  # noqa: F401

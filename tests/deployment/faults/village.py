@@ -431,6 +431,7 @@ class Village:
                 raise error
 
     async def close(self) -> None:
+        self.started = False  # what is committed from here on is nobody's step
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
