@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
 # One thread a process, so that two workers do not fight over two cores. No numerical library is imported yet: this file comes
-# before every test and imports none.
+# before every test.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# Hansa's own import of gRPC must be the first of a process, because it says there what to speak; some other packages import it too. Each
+# test has an event loop of its own, and a call may end with its loop: when the last of gRPC's objects in a process is collected it
+# waits for all calls, and for such a one it would wait for ever. So one stays.
+importlib.import_module("hansa.deployment")
+init_grpc_aio: Callable[[], None] = importlib.import_module("grpc.aio").init_grpc_aio
+init_grpc_aio()
 
 # Derandomized, so that the same code gives the same verdict; no deadline, because a busy machine is no finding.
 settings.register_profile(
