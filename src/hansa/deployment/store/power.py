@@ -18,6 +18,8 @@ from hansa.deployment.worker.spool import Spool
 from hansa.errors import StoreError
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_SETTLED: Final = "settled"
+"""In the place of a boot's name: all frames were waited for."""
 
 
 def this_boot() -> str:
@@ -63,6 +65,3 @@ class Power:
                 self._spool.sync(name)
             self._db.write("UPDATE power SET boot = ?", _SETTLED)
             self._db.commit()
-
-
-_SETTLED: Final = "settled"
