@@ -32,6 +32,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from hansa.deployment.disk import sync
 from hansa.errors import AuditError, StoreError
 
 CHECKPOINT_EVERY: Final = 1000
@@ -264,7 +265,7 @@ class AuditLog:
                 os.ftruncate(self._file.fileno(), self._end)
                 os.fsync(self._file.fileno())
             if new:
-                _sync_folder(self.path.parent)
+                sync(self.path.parent)
             # It is there without a record, too, if the last attempt to open the log ended between the two.
             left = aside.read_bytes() if aside.exists() else None
         except OSError as error:
@@ -578,15 +579,7 @@ def _set_aside(aside: Path, torn: bytes) -> None:
             while left:
                 left = left[_some(file.write(left)) :]
         os.fsync(file.fileno())
-    _sync_folder(aside.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(aside.parent)
 
 
 def _store(path: Path, error: OSError) -> StoreError:

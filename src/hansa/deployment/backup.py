@@ -22,8 +22,8 @@ from typing import Annotated, BinaryIO, Final, cast, final
 
 import msgspec
 
+from hansa.deployment.disk import sync
 from hansa.deployment.identity.credentials import Credentials, has_identity
-from hansa.deployment.identity.files import sync_folder
 from hansa.deployment.standing import SOFTWARE
 from hansa.deployment.store.copies import needed, snapshot
 from hansa.errors import ConfigError, StoreError
@@ -112,7 +112,7 @@ def take(home: Path, file: Path, now: float) -> Taken:
         manifest = Manifest(FORMAT, SOFTWARE, who.kind, who.federation, who.name, now, parts)
         _write(fresh, manifest, sources, int(now))
         os.link(fresh, file)  # unlike a rename, this fails where the name is taken
-        sync_folder(file.parent)
+        sync(file.parent)
         size = file.stat().st_size
     except FileExistsError:
         raise ConfigError(f"{file} is there already, and is not overwritten") from None

@@ -21,9 +21,10 @@ import msgspec
 
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.backup import DATABASES, FORMAT, MANIFEST, NAMES, Manifest, Part
+from hansa.deployment.disk import sync
 from hansa.deployment.identity.authority import Authority
 from hansa.deployment.identity.credentials import Credentials
-from hansa.deployment.identity.files import private_folder, sync_folder
+from hansa.deployment.identity.files import private_folder
 from hansa.deployment.store import Database
 from hansa.deployment.store.copies import Left, begin_anew, require_ours
 from hansa.deployment.worker.spool import Spool
@@ -76,7 +77,7 @@ def restore(file: Path, home: Path, now: float) -> Restored:
         for path in sorted(fresh.iterdir(), key=lambda path: path.name == _LAST):
             path.rename(home / path.name)
         fresh.rmdir()
-        sync_folder(home)
+        sync(home)
     except OSError as error:
         raise StoreError(f"{home} cannot be restored from {file}: {error.strerror or error}") from None
     finally:

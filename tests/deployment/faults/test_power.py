@@ -280,6 +280,15 @@ def test_a_durable_frame_is_on_the_disk_before_its_name(tmp_path: Path, monkeypa
     assert calls == ["rename"]
 
 
+def test_a_spool_may_lie_on_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir(mode=0o700)
+    (tmp_path / "spool").symlink_to("large")
+    spool = Spool(tmp_path / "spool")
+    name = spool.write([b"frame"], durable=True)
+    spool.sync(name)
+    assert bytes(spool.map(name)) == b"frame"
+
+
 def test_a_disk_that_fails_meanwhile_is_no_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: int) -> None:
         raise OSError(5, "Input/output error")

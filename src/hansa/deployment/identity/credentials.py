@@ -25,8 +25,9 @@ from typing import Final, final
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hansa.deployment.disk import sync
 from hansa.deployment.identity.certificates import BACKDATE, Certificate, read_anchor, read_undated
-from hansa.deployment.identity.files import private_folder, read_private, sync_folder, write_private
+from hansa.deployment.identity.files import private_folder, read_private, write_private
 from hansa.deployment.identity.keys import SealingKeys, pem_blocks, private_pem, public_der, tls_key_from_pem
 from hansa.deployment.identity.names import Identity
 from hansa.deployment.identity.pins import Pins
@@ -106,7 +107,7 @@ class Credentials:
             for name, data in contents.items():
                 write_private(private_folder(fresh) / name, data)
             fresh.rename(home / _FOLDER)
-            sync_folder(home)
+            sync(home)
         except OSError as error:
             raise StoreError(f"the identity in {home} cannot be written: {error.strerror}") from error
         finally:

@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from hansa.deployment.disk import sync
 from hansa.errors import IdentityError, StoreError
 
 MAX_FILE: Final = 1 << 20
@@ -40,7 +41,7 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
                 os.link(fresh, path)  # unlike a rename, this fails where the name is taken
         finally:
             fresh.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
     except FileExistsError:
         raise IdentityError(f"{path} is there already, and is not overwritten; move it away first") from None
     except OSError as error:
@@ -88,15 +89,6 @@ def private_folder(path: Path) -> Path:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise IdentityError(f"others can write to the folder {path}; run: chmod 700 {path}")
     return path
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder, so that the names in it survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

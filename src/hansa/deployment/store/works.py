@@ -52,7 +52,7 @@ class WorkTable:
 
     def recall(self, name: str) -> None:
         """A machine's certificate counts no more: not in the runs that are offered or under way, until they are offered anew."""
-        for work in self.all(("offered", "looked at", "pending", "approved", "accepted", "started")):
+        for work in self.all(UNDER_WAY):
             if name in self.offer(work.run).certificates:
                 self._db.write("INSERT INTO recalls VALUES (?, ?) ON CONFLICT (run, name) DO NOTHING", work.run, name)
 

@@ -17,6 +17,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Final, final
 
+from hansa.deployment.disk import sync
 from hansa.errors import StoreError
 
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
@@ -125,8 +126,8 @@ class Spool:
             StoreError: there is no such frame, or the disk is broken.
         """
         try:
-            _sync(self.path(name))
-            _sync(self.folder)
+            sync(self.path(name))
+            sync(self.folder)
         except OSError as error:
             raise StoreError(f"the spool's frame {name} cannot be kept: {error.strerror}") from None
 
@@ -226,7 +227,7 @@ class Draft:
             self._close()
             (self._folder / (self.name + _PART)).rename(self._folder / self.name)
             if durable:
-                _sync(self._folder)
+                sync(self._folder)
         except OSError as error:
             raise StoreError(f"the spool {self._folder} cannot be written: {error.strerror}") from None
         return self.name
@@ -240,12 +241,3 @@ class Draft:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
