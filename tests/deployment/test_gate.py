@@ -122,6 +122,16 @@ class Sender:
 
         return asyncio.ensure_future(self.links[peer].serve(read, write, []))
 
+    async def held_up(self) -> list[asyncio.Task[str]]:
+        """A body for each peer, and the first, which has the place, takes nothing."""
+        for peer in self.takes:
+            self.put(peer, 3 * MIB)
+        self.takes["node-0"].clear()
+        tasks = [self.serve(peer) for peer in self.takes]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return tasks
+
     async def until(self, condition: Callable[[], bool]) -> None:
         while True:
             if condition():
@@ -167,16 +177,11 @@ def test_a_peer_that_takes_nothing_holds_up_nobody(tmp_path: Path) -> None:
 def test_a_stream_that_ends_gives_its_place_up(tmp_path: Path) -> None:
     async def scenario() -> None:
         sender = Sender(tmp_path, 2, Gate(1, slow=3600.0))
-        for peer in sender.takes:
-            sender.put(peer, 3 * MIB)
-        sender.takes["node-0"].clear()
-        first, second = (sender.serve(peer) for peer in sender.takes)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        tasks = await sender.held_up()
         assert sender.pieces == []
-        first.cancel()
+        tasks[0].cancel()
         await sender.until(lambda: sender.pieces == ["node-1"] * 3)
-        await sender.close(first, second)
+        await sender.close(*tasks)
 
     drive(scenario())
 
@@ -184,12 +189,7 @@ def test_a_stream_that_ends_gives_its_place_up(tmp_path: Path) -> None:
 def test_a_run_that_ends_gives_its_place_up(tmp_path: Path) -> None:
     async def scenario() -> None:
         sender = Sender(tmp_path, 2, Gate(1, slow=3600.0))
-        for peer in sender.takes:
-            sender.put(peer, 3 * MIB)
-        sender.takes["node-0"].clear()
-        tasks = [sender.serve(peer) for peer in sender.takes]
-        for _ in range(20):
-            await asyncio.sleep(0)
+        tasks = await sender.held_up()
         sender.mailbox.drop(RUN, "node-0")
         sender.links["node-0"].forget(RUN)
         await sender.until(lambda: sender.pieces == ["node-1"] * 3)
@@ -201,12 +201,7 @@ def test_a_run_that_ends_gives_its_place_up(tmp_path: Path) -> None:
 def test_what_waits_and_is_withdrawn_takes_no_place(tmp_path: Path) -> None:
     async def scenario() -> None:
         sender = Sender(tmp_path, 3, Gate(1, slow=3600.0))
-        for peer in sender.takes:
-            sender.put(peer, 3 * MIB)
-        sender.takes["node-0"].clear()
-        tasks = [sender.serve(peer) for peer in sender.takes]
-        for _ in range(20):
-            await asyncio.sleep(0)
+        tasks = await sender.held_up()
         sender.mailbox.drop(RUN, "node-1")
         sender.links["node-1"].forget(RUN)
         sender.takes["node-0"].set()
