@@ -119,12 +119,16 @@ class Machine:
     held: bool = False
     """Not started again until told."""
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False
+    """Not started again at all."""
 
     async def live(self) -> None:
         while True:
             if self.held:
                 self.wanted.clear()
                 await self.wanted.wait()
+            if self.over:
+                return
             faults, self.faults = self.faults, []
             self.process = await asyncio.create_subprocess_exec(
                 *self.prefix, sys.executable, "-m", "tests.deployment.faults.mortal", *self.arguments, *faults,
@@ -132,6 +136,8 @@ class Machine:
                 env=self.environment, cwd=ROOT,
             )  # fmt: skip
             self.starts += 1
+            if self.over:
+                self.kill()
             assert self.process.stdout is not None
             assert self.process.stderr is not None
             await asyncio.gather(self._heard(self.process.stdout), self._read(self.process.stderr))
@@ -174,6 +180,12 @@ class Machine:
     def again(self) -> None:
         self.held = False
         self.wanted.set()
+
+    def end(self) -> None:
+        """Kill it for good. :meth:`live` returns when its pipes have closed: its workers hold them too, and die a little later."""
+        self.over = True
+        self.kill()
+        self.again()
 
 
 def children(parent: int) -> list[int]:
@@ -223,7 +235,6 @@ class Realm:
     homes: Homes
     port: int
     machines: dict[str, Machine]
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def hub(self) -> Machine:
@@ -325,18 +336,11 @@ async def realm(
         )
         for name in ("hub", *homes.names)
     }
-    found = Realm(homes, port, machines)
-    found.tasks = [asyncio.ensure_future(machine.live()) for machine in machines.values()]
+    lives = [asyncio.ensure_future(machine.live()) for machine in machines.values()]
     try:
-        yield found
+        yield Realm(homes, port, machines)
     finally:
         for machine in machines.values():
-            machine.held = True
-            machine.kill(signal.SIGCONT)
-            machine.kill()
-        for task in found.tasks:
-            task.cancel()
-        await asyncio.gather(*found.tasks, return_exceptions=True)
-        for machine in machines.values():
-            if machine.process is not None:
-                await machine.process.wait()
+            machine.end()
+        async with asyncio.timeout(START):
+            await asyncio.gather(*lives)
