@@ -44,7 +44,7 @@ class Mean(Generic[U]):
     """The average over the parties that contributed.
 
     Args:
-        delta: the averaged change, shape (size,).
+        delta: the averaged change, shape (size,); made for whoever holds the mean, who may write over it.
         weight: the sum of the weights.
         count: how many parties contributed.
         scalars: the averaged scalars.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,6 +79,34 @@ def test_the_same_arrival_gives_the_same_bits() -> None:
     first = collected(contributions(arrays, weights), 1000).value.delta
     again = collected(contributions(arrays, weights), 1000).value.delta
     assert first.tobytes() == again.tobytes()
+
+
+class Watched(np.ndarray[Any, Any]):
+    """An array that notes, when it is added to a sum, whether another one is still there."""
+
+    other: Callable[[], object]
+    seen: list[bool]
+
+    def __array_ufunc__(self, ufunc: Any, method: Any, *inputs: Any, out: Any = None, **more: Any) -> Any:
+        if ufunc is np.add and out is not None:
+            self.seen.append(self.other() is not None)
+        plain = tuple(np.asarray(array) for array in inputs)
+        return getattr(ufunc, method)(*plain, **more, **({} if out is None else {"out": out}))
+
+
+def test_an_update_that_was_waited_for_is_let_go_before_those_that_waited_are_added() -> None:
+    first, second = np.ones(5, np.float32), np.ones(5, np.float32).view(Watched)
+    second.other, second.seen = weakref.ref(first), []
+    collector = Collector([Contribution(1, Tensor(first), 1.0, {}), Contribution(1, Tensor(second), 1.0, {})])
+    collector.inbox.reverse()
+    seen = second.seen
+    del first, second
+    program = mean().collect(
+        collector, Gathering({"client-0": 1, "client-1": 1}, deadline=1.0, quorum=2, enough=2, size=5)
+    )
+    with pytest.raises(StopIteration):
+        program.send(None)
+    assert seen == [False]
 
 
 def test_mixed_precisions_are_summed_in_the_wider_one() -> None:

@@ -14,7 +14,7 @@ from hansa.horizontal.evaluation import Evaluation
 from hansa.horizontal.fedavg import FedAvg
 from hansa.horizontal.fednova import FedNova
 from hansa.horizontal.fedopt import FedAdam
-from hansa.horizontal.rounds import PartyState, RoundState, TrainTask
+from hansa.horizontal.rounds import PartyState, RoundState, TrainTask, moved
 from hansa.horizontal.sampling import Fixed, Poisson
 from hansa.horizontal.scaffold import Scaffold
 from hansa.horizontal.stopping import Best, Stop
@@ -25,7 +25,7 @@ from hansa.params import Params
 from hansa.rng import Key
 from hansa.simulation.network import Crash, Device, Devices, FaultPlan
 from hansa.tensor import Tensor
-from hansa.update import Update
+from hansa.update import Mean, Update
 from tests.protocols import Data, LeastSquares, regression, run
 
 QUIET = Evaluation(every=0, parties=0)
@@ -190,6 +190,7 @@ class Statistics:
 @pytest.mark.parametrize(
     "protocol",
     [
+        fedavg(cohort=2),
         fedavg(cohort=2, server_learning_rate=0.5),
         FedAdam(rounds=3, cohort=2, server_learning_rate=0.1, evaluation=QUIET),
         FedNova(rounds=3, cohort=2, evaluation=QUIET),
@@ -204,6 +205,29 @@ def test_running_statistics_are_averaged_whatever_the_algorithm(protocol: Any) -
         state = outcome.world.states["server"]
         assert isinstance(state, RoundState)
         np.testing.assert_array_equal(state.slots["c"].array[2:], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "buffers", "writeable", "over"),
+    [
+        ("float32", [], True, True),
+        ("float64", [], True, False),
+        ("float32", ["w"], True, False),
+        ("float32", [], False, False),
+    ],
+)
+def test_a_step_by_the_mean_is_written_over_it_where_nobody_needs_it(
+    dtype: str, buffers: list[str], writeable: bool, over: bool
+) -> None:
+    params = Params.of({"w": np.array([1.0, 2.0])}, buffers=buffers, dtype=dtype)
+    delta = np.array([0.5, 0.25], np.float32)
+    delta.setflags(write=writeable)
+    found = moved(params, Mean(delta, 1.0, 1, {}))
+    assert (found is delta) == over
+    assert found.tolist() == [1.5, 2.25] and found.dtype == dtype
+    assert params.flat.tolist() == [1.0, 2.0]
+    if not over:
+        assert delta.tolist() == [0.5, 0.25]
 
 
 def test_an_older_task_is_not_taken_up_by_a_party_with_a_memory(data: Data) -> None:

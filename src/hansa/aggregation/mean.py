@@ -113,6 +113,8 @@ class Averaging(Stage, Aggregation[U, Mean[U]]):
             factor = 1.0 if gathering.factor is None else gathering.factor(message.round)
             fold.add(sender, message, message.weight if self.weights == "examples" else 1.0, factor)
             contributors.append(sender)
+            del message  # as large as the model, as may be each that has waited for it
+            fold.advance()
         if len(contributors) < max(1, gathering.quorum):
             raise _too_few(me, gathering, contributors, waiting, refused)
         return Collected(fold.mean(gathering.bound), contributors, refused)
@@ -165,19 +167,19 @@ class _InOrder:
             self.fold.add(message, weight, factor)
             return
         self.early[sender] = (message, weight, factor)
-        self._advance()
 
     def without(self, sender: str) -> None:
         """Nobody need wait for this party."""
         self.early[sender] = None
-        self._advance()
+        self.advance()
 
     def mean(self, bound: float | None) -> Mean[Any]:
         self.turns = deque(name for name in self.turns if name in self.early)
-        self._advance()
+        self.advance()
         return self.fold.mean(bound)
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Fold whatever's turn it is."""
         turns, early = self.turns, self.early
         while turns and turns[0] in early:
             waiting = early.pop(turns.popleft())

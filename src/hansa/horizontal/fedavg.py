@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from hansa.horizontal.rounds import Algorithm, Slots, Synchronous
+from hansa.horizontal.rounds import Algorithm, Slots, Synchronous, moved
 from hansa.learner import Learner
 from hansa.learners import checks
 from hansa.params import Params
@@ -41,7 +41,8 @@ class FedAvg(Synchronous):
         rate = self.server_learning_rate
 
         def step(params: Params, slots: Slots, mean: Mean[Any], round: int, share: float) -> tuple[Array, Slots]:
-            moved = mean.delta if rate == 1.0 else params.flat.dtype.type(rate) * mean.delta
-            return params.flat + moved, slots
+            if rate == 1.0:
+                return moved(params, mean), slots
+            return params.flat + params.flat.dtype.type(rate) * mean.delta, slots
 
         return Algorithm(step)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from hansa.horizontal.rounds import Algorithm, Local, Slots, Synchronous
+from hansa.horizontal.rounds import Algorithm, Local, Slots, Synchronous, moved
 from hansa.learner import Learner, LocalWork
 from hansa.learners import checks, objectives
 from hansa.params import Params
@@ -50,4 +50,4 @@ class FedProx(Synchronous):
 
 
 def _step(params: Params, slots: Slots, mean: Mean[Any], round: int, share: float) -> tuple[Array, Slots]:
-    return params.flat + mean.delta, slots
+    return moved(params, mean), slots

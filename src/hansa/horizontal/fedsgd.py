@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
-from hansa.horizontal.rounds import Algorithm, Local, Slots, Synchronous
+from hansa.horizontal.rounds import Algorithm, Local, Slots, Synchronous, moved
 from hansa.horizontal.sgd import sgd_of
 from hansa.learner import Learner, LocalWork
 from hansa.params import Params
@@ -46,4 +46,4 @@ def _work(local: Local) -> LocalWork:
 
 
 def _step(params: Params, slots: Slots, mean: Mean[Any], round: int, share: float) -> tuple[Array, Slots]:
-    return params.flat + mean.delta, slots
+    return moved(params, mean), slots

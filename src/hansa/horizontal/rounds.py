@@ -329,6 +329,17 @@ def plain_mean(collected: Collected[Any]) -> Mean[Any]:
     return mean
 
 
+def moved(params: Params, mean: Mean[Any]) -> Array:
+    """The model's values after a step by the mean itself, written over the mean, so that no third vector of the model's size is needed.
+
+    A mean that is still needed, for the plain average of running statistics, stays as it is.
+    """
+    delta = mean.delta
+    over = delta.dtype == params.flat.dtype and delta.flags.writeable and not params.layout.buffers
+    total: Array = np.add(params.flat, delta, out=delta if over else None)
+    return total
+
+
 def finite(params: Params, flat: Array, delta: Array, round: int, server: str) -> Params:
     """The model with the values ``flat``, its running statistics moved to their plain average.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from itertools import count
 from pathlib import Path
@@ -356,6 +358,40 @@ def test_a_large_letter_is_read_in_place(tmp_path: Path) -> None:
     run(alone)
     assert not owned[0].flags.owndata and not owned[0].flags.writeable
     assert owned[1] == 100_000.0
+
+
+class Prompt(Alone):
+    """Whose words are taken at once, so that a program goes on within the turn of the loop that woke it."""
+
+    async def drained(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_pages_of_a_letter_are_given_back_when_its_program_lets_go_of_it(early: bool, tmp_path: Path) -> None:
+    alive: list[bool] = []
+
+    async def program(me: Party) -> None:
+        _, part = await me.recv(Part, within=1.0)
+        assert part.values is not None
+        under: Any = part.values.array
+        while isinstance(under, np.ndarray):
+            under = under.base
+        assert isinstance(under, memoryview) and isinstance(under.obj, mmap.mmap)
+        pages = weakref.ref(under.obj)
+        alive.append(pages() is not None)
+        del part, under
+        alive.append(pages() is not None)
+
+    async def play(alone: Alone) -> None:
+        if early:
+            alone.give(Part(1, Tensor(np.ones(1000))))
+        else:
+            asyncio.get_running_loop().call_later(0.01, alone.give, Part(1, Tensor(np.ones(1000))))
+        await alone.until(Ended)
+
+    asyncio.run(play(Prompt(tmp_path, program, inline=100)))
+    assert alive == [True, False]
 
 
 def test_the_clock_stands_still_between_effects(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import mmap
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,11 +70,15 @@ class Surroundings:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """What a program waits for."""
+    """What a program waits for.
+
+    The letter lies here and not in ``over``: the loop holds that future for as long as the program runs on, and so would hold the letter.
+    """
 
     kind: type[Message] | tuple[type[Message], ...]
     sender: str | None
-    letter: asyncio.Future[Opened | None]
+    over: asyncio.Future[None]
+    letter: Opened | None = None
 
     def fits(self, letter: Opened) -> bool:
         return isinstance(letter.message, self.kind) and self.sender in (None, letter.sender)
@@ -130,7 +135,8 @@ class Resident(Party):
         self._idle = not (setup.live or role.starts)
         self._ready = False
         self._stuck = False
-        self._opened: list[mmap.mmap] = []
+        # A program that has let go of a letter gives its pages back at once: nothing here holds them.
+        self._opened: list[weakref.ref[mmap.mmap]] = []
         self._lasting: mmap.mmap | None = None
         self._kept: Message | None = None
         self._last_sent: tuple[Message, Body] | None = None
@@ -165,7 +171,8 @@ class Resident(Party):
             return
         if self._wait is not None and self._wait.fits(found):
             waiting, self._wait = self._wait, None
-            waiting.letter.set_result(found)
+            waiting.letter = found
+            waiting.over.set_result(None)
         elif not self._idle:
             self._inbox.append(found)
         elif isinstance(found.message, self._role.invitations):
@@ -188,8 +195,9 @@ class Resident(Party):
         await self._around.drained()
 
     async def recv(self, kind: Any, *, within: float | None, sender: str | None = None) -> Any:
-        for pages in self._opened:
-            pages.madvise(mmap.MADV_DONTNEED)  # a letter that was read once is seldom read again
+        for letter in self._opened:
+            if (pages := letter()) is not None:
+                pages.madvise(mmap.MADV_DONTNEED)  # a letter that was read once is seldom read again
         if self._lasting is not None:
             self._lasting.madvise(mmap.MADV_DONTNEED)  # and what was saved, once a round
         self._opened.clear()
@@ -216,7 +224,7 @@ class Resident(Party):
             await self._stepped(Step("expired", self._now))
             raise self._expired(kind, sender)
         if found.pages is not None:
-            self._opened.append(found.pages)
+            self._opened.append(weakref.ref(found.pages))
         await self._stepped(Step("took", self._now, found.number))
         return found.sender, found.message
 
@@ -338,9 +346,10 @@ class Resident(Party):
         if left <= 0:
             return None
         self._wait = wait
-        lapse = asyncio.get_running_loop().call_later(left, _lapsed, wait.letter)
+        lapse = asyncio.get_running_loop().call_later(left, _lapsed, wait.over)
         try:
-            return await wait.letter
+            await wait.over
+            return wait.letter
         finally:
             lapse.cancel()
             self._wait = None
@@ -352,7 +361,7 @@ class Resident(Party):
             return parked
         self._inbox.remove(found)
         if found.pages is not None:
-            self._opened.append(found.pages)
+            self._opened.append(weakref.ref(found.pages))
         return found.sender, found.message
 
     async def _step(self, *kinds: str) -> Step | None:
@@ -424,6 +433,6 @@ def _names(kind: type[Message] | tuple[type[Message], ...]) -> str:
     return " or ".join(one.__name__ for one in kinds)
 
 
-def _lapsed(letter: asyncio.Future[Opened | None]) -> None:
-    if not letter.done():
-        letter.set_result(None)
+def _lapsed(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
