@@ -1,4 +1,4 @@
-"""Three hosts of their own network each: a real partition, in the middle of a large transfer and longer than a deadline."""
+"""Three hosts of their own network each: real partitions, in the middle of a large transfer and longer than a deadline; lost packets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from tests.deployment.faults.realm import Realm, realm
 pytestmark = pytest.mark.slow
 
 TWO = ("ada", "bela")
-HUB = "10.231.1.1"
+NET = f"10.231.{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]}"
+"""Tests that run beside each other reach their hubs by different networks."""
+HUB = f"{NET}.1"
 
 
 def ip(*arguments: str, check: bool = True) -> str:
@@ -52,13 +54,13 @@ class Net:
         for number, name in enumerate(TWO, 2):
             ip("-n", hub, "link", "add", f"to-{name}", "type", "veth", "peer", "name", "up0", "netns", self.space(name))
             ip("-n", hub, "link", "set", f"to-{name}", "master", "br0", "up")
-            ip("-n", self.space(name), "addr", "add", f"10.231.1.{number}/24", "dev", "up0")
+            ip("-n", self.space(name), "addr", "add", f"{NET}.{number}/24", "dev", "up0")
             ip("-n", self.space(name), "link", "set", "up0", "up")
 
         # The test itself asks the hub, as its operator does.
         ip("link", "add", self.tag, "type", "veth", "peer", "name", "to-test", "netns", hub)
         ip("-n", hub, "link", "set", "to-test", "master", "br0", "up")
-        ip("addr", "add", "10.231.1.254/24", "dev", self.tag)
+        ip("addr", "add", f"{NET}.254/24", "dev", self.tag)
         ip("link", "set", self.tag, "up")
 
     def remove(self) -> None:
@@ -78,12 +80,23 @@ class Net:
 
     def shape(self, name: str, *words: str) -> None:
         """Shape what goes to a node."""
-        done = subprocess.run(
-            ["tc", "-n", self.space("hub"), "qdisc", "add", "dev", f"to-{name}", "root", *words],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        self._run("hub", "tc", "qdisc", "add", "dev", f"to-{name}", "root", *words)
+
+    def lose(self, name: str, every: int) -> None:
+        """Lose one packet in ``every`` that comes to a node, and one that goes from it."""
+        for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
+            which = ("-m", "statistic", "--mode", "nth", "--every", str(every), "--packet", "0")
+            self._run(name, "iptables", "-A", chain, way, "up0", *which, "-j", "DROP")
+
+    def lost(self, name: str) -> int:
+        """Packets that were lost on the way to a node."""
+        return int(self._run(name, "iptables", "-L", "INPUT", "-v", "-x").splitlines()[2].split()[0])
+
+    def _run(self, name: str, *command: str) -> str:
+        done = subprocess.run([*self.prefix(name), *command], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            pytest.skip(f"tc {words[0]}: {done.stderr.strip()}")
+            pytest.skip(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
 
     def prefix(self, name: str) -> tuple[str, ...]:
         return ("ip", "netns", "exec", self.space(name))
@@ -91,8 +104,8 @@ class Net:
 
 @pytest.fixture
 def net() -> Iterator[Net]:
-    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
-        pytest.skip("network namespaces need root, and the tools ip and tc")
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "tc", "iptables"))):
+        pytest.skip("network namespaces need root, and the tools ip, tc and iptables")
     found = Net()
     try:
         found.make()
@@ -181,11 +194,16 @@ def test_a_partition_longer_than_the_deadline_costs_its_rounds_the_missing_party
     asyncio.run(scene())
 
 
-def test_a_slow_and_lossy_line_changes_nothing(net: Net, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["thin", "long"])
+def test_a_slow_and_lossy_line_changes_nothing(line: str, net: Net, tmp_path: Path) -> None:
     for name in TWO:
-        net.shape(name, "netem", "delay", "40ms", "loss", "3%")
+        if line == "thin":  # a packet waits for those before it
+            net.shape(name, "tbf", "rate", "500kbit", "burst", "4kb", "latency", "400ms")
+        else:  # a packet travels long, whatever there is on the way
+            net.shape(name, "netem", "delay", "40ms")
+        net.lose(name, 10)
     homes = league_of(tmp_path)
-    plan = homes_of.plan(hs.FedAvg(rounds=5, cohort=2, quorum=1.0))
+    plan = homes_of.plan(hs.FedAvg(rounds=30, cohort=2, quorum=1.0))
     plain = village.play(homes, tmp_path / "plain", plan).models[0]
 
     async def scene() -> None:
@@ -196,3 +214,4 @@ def test_a_slow_and_lossy_line_changes_nothing(net: Net, tmp_path: Path) -> None
             assert league.model(run) == plain
 
     asyncio.run(scene())
+    assert min(map(net.lost, TWO)) > 0
