@@ -329,7 +329,7 @@ class Node:
             for name in word.names:
                 self.works.recall(name)
                 self.envelopes.recall(name)
-            self.audit.append("recalled", names=list(word.names))
+                self.audit.append("recalled", name=name)
 
     # Small things.
 

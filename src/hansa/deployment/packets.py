@@ -410,7 +410,7 @@ class Recall(Message, frozen=True):
     tag = "hansa.control.recall/1"
     discloses = "whose certificate was revoked"
 
-    names: list[str]
+    names: list[Name]
 
 
 TO_NODE: Final[tuple[type[Message], ...]] = (Offer, Start, End, Recall)

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from hansa.deployment import packets, wire
+from hansa.deployment.audit import records
 from hansa.deployment.identity import Credentials, SealingKeys, make_request, make_tls_key, read_request
 from hansa.deployment.identity.authority import Authority
 from hansa.deployment.node import Node
@@ -264,6 +265,21 @@ def test_what_was_agreed_on_is_not_exchanged(tmp_path: Path) -> None:
             await made.control(offer(made, run="00000000000000bb"))
             await made.answer(Answer)
             assert node.begun[RUN].work is work
+
+    drive(scenario())
+
+
+def test_a_recall_of_very_many_is_recorded_name_by_name(tmp_path: Path) -> None:
+    names = [f"nobody-{number}" for number in range(500)]
+
+    async def scenario() -> None:
+        async with captured(tmp_path) as (made, node):
+            await begun(made, node)
+            await made.control(Recall(names))
+            await made.control(offer(made, run="00000000000000bb"))
+            assert (await made.answer(Answer)).verdict == "accepted"
+            found = [record.fields["name"] for record in records(node.audit.path) if record.kind == "recalled"]
+            assert found == names
 
     drive(scenario())
 
