@@ -256,7 +256,7 @@ class Realm:
         async with asyncio.timeout(START):
             while True:
                 await self.hub.up.wait()
-                with contextlib.suppress(HansaError, asyncio.CancelledError):
+                with contextlib.suppress(HansaError):
                     async with self.operator() as caller:
                         return await caller.ask(request, answer)
                 await asyncio.sleep(0)
