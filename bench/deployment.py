@@ -67,9 +67,9 @@ def hub_memory(size: Size) -> Figures:
     few, many = (asyncio.run(_held(nodes, parameters, size.of(4, 2))) for nodes in (2, size.of(NODES, 3)))
     model, name = parameters * 4 / _MB, "deployment/hub_memory"
     return [
-        Figure(name, many[0] / _MB, "MB", "the model", model),
-        Figure(f"{name}/resident", many[1] / _MB, "MB", "the model", model),
-        Figure(f"{name}/nodes", many[0] / _MB, "MB", "with two nodes", few[0] / _MB),
+        Figure(name, many[1] / _MB, "MB", "the model", model),
+        Figure(f"{name}/anonymous", many[0] / _MB, "MB", "the model", model),
+        Figure(f"{name}/nodes", many[1] / _MB, "MB", "with two nodes", few[1] / _MB),
     ]
 
 
