@@ -15,6 +15,12 @@ import pytest
 
 pytest.importorskip("grpc")
 
+DEMO = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever is started in the background of a shell ignores it, and so do its children
+os.execv(sys.executable, [sys.executable, "-m", "hansa", "demo"])
+"""
+
 
 def children(process: int) -> list[int]:
     """All that a process started, and what that started."""
@@ -74,10 +80,7 @@ def test_the_demo_beats_training_alone_and_is_the_simulation(tmp_path: Path) -> 
 )
 def test_nothing_outlives_the_demo(tmp_path: Path, number: signal.Signals) -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-m", "hansa", "demo"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)},
-        # Whoever is started in the background of a shell ignores SIGINT, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no lock is taken in it
+        [sys.executable, "-c", DEMO], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}
     )  # fmt: skip
     assert demo.stdout is not None
     try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from hansa.deployment import tls as tls  # first of all files here: others import gRPC
+from hansa.deployment import forks as forks  # this and the next first of all files here: others import gRPC
+from hansa.deployment import tls as tls
 
 if TYPE_CHECKING:
     from hansa.deployment.api import Event as Event
