@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -58,6 +58,9 @@ def read(hint: Any, data: Any, place: str, note: Note) -> Any:
         values = {key: read(arguments[1], value, f"{place}.{key}", note) for key, value in data.items()}
         return MISSING if any(value is MISSING for value in values.values()) else values
     try:
+        if origin is Literal and isinstance(data, str) and data not in arguments:
+            note(place, f"{data!r} cannot stand here; {nearest(data, map(str, arguments))}")
+            return MISSING
         return msgspec.convert(data, hint, strict=True)
     except (msgspec.ValidationError, TypeError) as error:
         note(place, str(error).replace("`", "'").replace("Expected", "expected"))

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -212,6 +213,8 @@ def test_a_run_can_be_stopped(federation: Federation) -> None:
         (("invite", "../etc"), "cannot be used"),
         (("invite", "x", "--kind", "king"), "is no kind of member"),
         (("invite", "hospital-a"), "is a member already"),
+        (("invite", "x", "--within", "-5"), "more than 0 and at most 2,592,000 seconds, not -5"),
+        (("hub", "--operator", "eve"), "the operator in"),
         (("revoke", "nobody"), "no member and no invitation is called 'nobody'"),
         (("join", "hansa1-abc"), "mistyped or cut-off invitation"),
         (("audit", "verfy"), "did you mean 'verify'?"),
@@ -281,6 +284,46 @@ def test_a_hub_of_no_name_is_not_made(tmp_path: Path, capfd: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as stopped:
         main(["hub", "--home", str(tmp_path / "h")])
     assert stopped.value.code == 2 and "make one with: hansa hub --federation NAME" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--listen", "127.0.0.1:7400"), "there is no federation in"),
+        (("--federation", "Hearts!", "--operator", "ada"), "cannot be used"),
+        (("--federation", "hearts", "--operator", "Ada"), "cannot be used"),
+        (("--federation", "hearts", "--listen", "0.0.0.0:7400"), "say with address what they use"),
+        (("--federation", "hearts", "--address", "hub.example.org"), "is no address"),
+    ],
+)
+def test_a_hub_that_is_refused_leaves_nothing_behind(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    """What it would leave is a file with the mistake in it, which the corrected command then went by at each later start."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["hub", "--home", str(tmp_path / "h"), *arguments])
+    assert stopped.value.code == 2 and said in capfd.readouterr().err
+    assert not (tmp_path / "h").exists()
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SystemExit) as stopped:
+            main(["hub", "--home", str(tmp_path / "h"), "--federation", "hearts", "--listen", address])
+    told = capfd.readouterr().err
+    assert stopped.value.code == 2 and told.count("\n") == 1
+    assert f"cannot listen on {address}: Address already in use; stop what listens there" in told
+    assert f'listen = "{address}"' in (tmp_path / "h" / "hub.toml").read_text()
+
+
+def test_a_home_where_nothing_ran_has_no_audit_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for what in ("summary", "verify", "head"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["audit", what, "--home", str(tmp_path)])
+        assert stopped.value.code == 2 and "no hub and no node has run there" in capfd.readouterr().err
 
 
 def test_nothing_of_the_network_is_imported_before_it_is_needed() -> None:

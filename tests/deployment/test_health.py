@@ -279,7 +279,7 @@ def test_two_listeners_have_two_ports_and_a_taken_one_is_said() -> None:
     async def test() -> None:
         async with listener() as one, listener() as two:
             assert one.address != two.address
-            with pytest.raises(ConfigError, match=f"cannot listen on {one.address}"):
+            with pytest.raises(ConfigError, match=f"cannot listen on {one.address}: Address already in use; give"):
                 async with Health(one.address, list, str):
                     pass
 

@@ -39,6 +39,9 @@ class Following:
 
     def event(self, event: Event) -> None:
         """Show one."""
+        if event.time < self._before and self._before == self._began:
+            # A resumed run counts as made when it was resumed; what happened before is shown too.
+            self._began = self._before = event.time
         progress = None if event.progress is None else decode(event.progress, Progress)
         if progress is not None:
             self.metrics.update(progress.metrics)

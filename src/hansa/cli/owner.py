@@ -103,6 +103,10 @@ def audit(
         raise ConfigError(f"an audit log is asked for 'summary', 'verify' or 'head', not {what!r}; "
                           f"{nearest(what, ('summary', 'verify', 'head'))}")  # fmt: skip
     path = place / "audit.log"
+    if not path.exists():
+        raise ConfigError(
+            f"there is no audit log in {place}: no hub and no node has run there; say with --home where one did"
+        )
     if what == "summary":
         flows = auditing.summary(path)
         if json:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +21,9 @@ from hansa.deployment import control
 from hansa.deployment.health import Health
 from hansa.deployment.heap import one_heap
 from hansa.deployment.hub import Hub, create
-from hansa.deployment.identity.credentials import has_identity
+from hansa.deployment.identity.credentials import Credentials, has_identity
 from hansa.deployment.identity.files import private_folder, write_private
+from hansa.deployment.identity.names import party_name
 from hansa.deployment.knocks import heard
 from hansa.deployment.logs import Log, written
 from hansa.deployment.metrics import Metrics
@@ -30,7 +31,7 @@ from hansa.deployment.node import Node
 from hansa.deployment.people import ADDRESS, is_free, listens_at
 from hansa.deployment.quantity import Address
 from hansa.deployment.service import serving
-from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node, template_hub, template_node
+from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node, parse, template_hub, template_node
 from hansa.deployment.signals import Ending, run_until_signal
 from hansa.deployment.worker.process import Workers
 from hansa.errors import ConfigError, IdentityError, StoreError
@@ -65,33 +66,40 @@ Told = Callable[[Started], None]
 
 
 def hub_settings(home: Path, listen: str = "", address: str = "") -> HubSettings:
-    """The settings of the hub in ``home``; its file is written from the template where there is none.
+    """The settings of the hub in ``home``; those of the template where there is no file. Nothing is written.
 
     Args:
         home: the hub's home.
-        listen, address: in place of what the file says; they stand in a file that is made here.
+        listen, address: in place of what the file says.
 
     Raises:
         ConfigError: the file or these cannot be used.
     """
     given = {name: Address.of(text) for name, text in (("listen", listen), ("address", address)) if text}
-    file = private_folder(home) / HUB_FILE
+    file = home / HUB_FILE
     if not file.exists():
-        text = template_hub()
-        for name, value in given.items():
-            before = {"listen": 'listen = "127.0.0.1:7400"', "address": 'address = ""'}[name]
-            assert before in text
-            text = text.replace(before, f'{name} = "{value}"', 1)
-        write_private(file, text.encode())
+        return parse(HubSettings, _hub_text(given), file)
     settings = load_hub(file)
     return replace(settings, **given) if given else settings  # type: ignore[arg-type]
 
 
+def _hub_text(given: Mapping[str, Address]) -> str:
+    """The hub's template, with these in place of its own."""
+    text = template_hub()
+    for name, value in given.items():
+        before = {"listen": 'listen = "127.0.0.1:7400"', "address": 'address = ""'}[name]
+        assert before in text
+        text = text.replace(before, f'{name} = "{value}"', 1)
+    return text
+
+
 def found_federation(home: Path, federation: str, operator: str, settings: HubSettings) -> bool:
-    """See to it that the federation is in ``home``; whether it was made now.
+    """See to it that the federation is in ``home``, and a file of its settings; whether it was made now.
+
+    *Guarantees*: what is refused has written nothing, so that it can be asked again in other words.
 
     Raises:
-        ConfigError: there is none, and no name for one; or one of another name.
+        ConfigError: there is none, and no name for one; or one with another operator.
         IdentityError: a name cannot be used.
     """
     if not has_identity(home):
@@ -99,9 +107,28 @@ def found_federation(home: Path, federation: str, operator: str, settings: HubSe
             raise ConfigError(
                 f"there is no federation in {home}; make one with: hansa hub --federation NAME --operator YOUR-NAME"
             )
+        party_name(federation, "federation")
+        party_name(operator or "operator", "operator's name")
+        _write_hub_file(home, settings)
         create(home, federation, operator or "operator", settings, time.time())
         return True
+    if operator and has_identity(home / "operator"):
+        known = Credentials.load(home / "operator", time.time(), even_expired=True).identity.name
+        if known != operator:
+            raise ConfigError(
+                f"the operator in {home} is '{known}', not '{operator}'; leave out --operator, and for one more: "
+                f"hansa invite {operator} --kind operator"
+            )
+    _write_hub_file(home, settings)
     return False
+
+
+def _write_hub_file(home: Path, settings: HubSettings) -> None:
+    """The hub's file, with where it listens, where there is none."""
+    file = private_folder(home) / HUB_FILE
+    if not file.exists():
+        given = {"listen": settings.listen, "address": settings.address}
+        write_private(file, _hub_text({name: value for name, value in given.items() if value is not None}).encode())
 
 
 def run_hub(home: Path, settings: HubSettings, told: Told, federation: str = "", ready: Path | None = None) -> Ending:
@@ -162,7 +189,7 @@ def node_settings(home: Path) -> NodeSettings:
         ConfigError: its file cannot be used.
     """
     if not has_identity(home):
-        raise IdentityError(f"no node has joined a federation in {home}; join with: hansa join TOKEN --home {home}")
+        raise IdentityError(f"no node has joined a federation in {home}; join with: hansa join - --home {home}")
     return load_node(home / NODE_FILE)
 
 

@@ -92,7 +92,7 @@ def _folder(home: Path) -> Iterator[Finding]:
     try:
         found = home.stat()
     except OSError as error:
-        yield Finding("problem", "home", f"{home}: {error.strerror}; join with: hansa join TOKEN --home {home}")
+        yield Finding("problem", "home", f"{home}: {error.strerror}; join with: hansa join - --home {home}")
         return
     if not stat.S_ISDIR(found.st_mode):
         yield Finding("problem", "home", f"{home} is no folder; say with --home where it is")

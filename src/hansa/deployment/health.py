@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -91,8 +92,10 @@ class Health:
                 self._accept, host, port, limit=LONGEST_REQUEST, backlog=self._most
             )
         except OSError as error:
+            # asyncio words it with the address once more.
+            why = os.strerror(error.errno) if error.errno else str(error)
             raise ConfigError(
-                f"the health listener cannot listen on {self._wanted}: {error.strerror or error}; give another address, "
+                f"the health listener cannot listen on {self._wanted}: {why}; give another address, "
                 f"or port 0 for a free one"
             ) from error
         bound = self._server.sockets[0].getsockname()

@@ -235,7 +235,9 @@ class Hub:
         longest = 30 * 86400.0
         seconds = word.seconds or self.settings.certificates.invitation
         if not 0 < seconds <= longest:
-            raise ConfigError(f"an invitation lasts at most {longest:g} s, not {seconds:g}")
+            raise ConfigError(
+                f"an invitation is good for more than 0 and at most {longest:,.0f} seconds, not {seconds:,g}"
+            )
         now = self.clock()
         token, serial = make_invitation(
             self.authority,

@@ -41,7 +41,7 @@ def credentials_at(home: Path) -> Credentials:
         return mine if listening is None else replace(mine, addresses=(str(listening), *mine.addresses))
     if not has_identity(home):
         raise IdentityError(
-            f"nobody has joined a federation in {home}; join with: hansa join TOKEN, or say with --home where you did"
+            f"nobody has joined a federation in {home}; join with: hansa join -, or say with --home where you did"
         )
     return Credentials.load(home, now)
 

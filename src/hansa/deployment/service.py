@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, TypeAlias, final
@@ -300,10 +303,13 @@ async def serving(hub: Hub, address: Address) -> AsyncIterator[Address]:
     server.add_generic_rpc_handlers((Service(hub).handlers(),))
     try:
         port = server.add_secure_port(str(address), wire.server_credentials(lambda: hub.credentials))
-    except RuntimeError as error:
-        raise ConfigError(f"the hub cannot listen on {address}: {error}; is another one running there?") from None
+    except RuntimeError:
+        port = 0
     if port == 0:
-        raise ConfigError(f"the hub cannot listen on {address}; is another one running there?")
+        why = await asyncio.to_thread(_obstacle, address)
+        raise ConfigError(
+            f"the hub cannot listen on {address}: {why}; stop what listens there, or give another address of this machine"
+        )
     await server.start()
     hub.address = Address(address.host, port)
     try:
@@ -311,3 +317,17 @@ async def serving(hub: Hub, address: Address) -> AsyncIterator[Address]:
     finally:
         await hub.drain()
         await server.stop(1.0)
+
+
+def _obstacle(address: Address) -> str:
+    """Why nobody can listen there, which gRPC does not say; the system does."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except socket.gaierror as error:
+        return str(error.strerror or error)
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    return os.strerror(errno.EADDRINUSE)

@@ -6,7 +6,7 @@ import re
 import tomllib
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, final, get_args, get_origin
@@ -310,6 +310,17 @@ def _check_names(table: Mapping[str, Any], note: schema.Note) -> None:
             if isinstance(name, str) and name not in names and (name != ANY or what == "stage"):
                 known_ones = nearest(name, names) if names else "it binds none"
                 note(f"policy.{setting}", f"no {what} is named {name!r}; {known_ones}")
+            elif setting == "require" and isinstance(item, Mapping) and isinstance(name, str) and name != ANY:
+                _check_bounds(name, item, note)
+
+
+def _check_bounds(stage: str, required: Mapping[str, Any], note: schema.Note) -> None:
+    """Bounds of what a stage has: one of anything else would refuse every plan, as no plan can say it."""
+    kind = registry.find("stages", stage)
+    known = [one.name for one in fields(kind)] if is_dataclass(kind) else []
+    bounded = [one for side in ("least", "most") if isinstance(one := required.get(side), Mapping)]
+    for number in {number for bounds in bounded for number in bounds if number not in known}:
+        note("policy.require", f"the stage {stage!r} has no setting {number!r}; {nearest(number, known)}")
 
 
 def _finished(

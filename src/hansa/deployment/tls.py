@@ -20,6 +20,8 @@ _NONE_OF_OURS: Final = "ECDHE-RSA-AES256-GCM-SHA384"
 
 _LATE: Final = "grpc" in sys.modules and os.environ.get(_NAME) != _NONE_OF_OURS
 os.environ[_NAME] = _NONE_OF_OURS
+# What gRPC writes to standard error by itself says again, for its developers, what an error of ours says in a sentence.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def require_newest() -> None:

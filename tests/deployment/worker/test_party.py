@@ -36,7 +36,7 @@ from hansa.deployment.worker.journal import Journal
 from hansa.deployment.worker.letters import read, stored
 from hansa.deployment.worker.party import Resident, Surroundings
 from hansa.deployment.worker.spool import Spool
-from hansa.errors import DataError, DeadlineExpired, NonFinite
+from hansa.errors import ConfigError, DataError, DeadlineExpired, NonFinite
 from hansa.message import Message, decode, encode
 from hansa.params import Params
 from hansa.party import Named, Party
@@ -306,6 +306,13 @@ def test_a_server_without_data_is_told_what_to_bind(tmp_path: Path) -> None:
         raise DataError("Softmax needs at least one feature; the examples have none")
 
     assert "no data is bound here" in run(Alone(tmp_path, program), Failed).failure.remedy
+
+
+def test_a_server_whose_plan_is_wrong_is_not_told_to_bind_data(tmp_path: Path) -> None:
+    async def program(me: Party) -> None:
+        raise ConfigError("FedAvg: a cohort of 3 cannot be drawn from 2 parties; lower cohort to 2 or less")
+
+    assert run(Alone(tmp_path, program), Failed).failure.remedy == ""
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from hansa.deployment.worker.frames import (
 from hansa.deployment.worker.letters import Opened, opened, read, stored
 from hansa.deployment.worker.past import Diverged, Past
 from hansa.deployment.worker.spool import Spool
-from hansa.errors import DeadlineExpired, MessageError, RunError, StoreError
+from hansa.errors import ConfigError, DataError, DeadlineExpired, MessageError, RunError, StoreError
 from hansa.examples import Shard
 from hansa.message import Message, wire_size
 from hansa.params import Params
@@ -327,7 +327,9 @@ class Resident(Party):
     def _failed(self, error: Exception, saved: Body | None) -> Failed:
         known = error if isinstance(error, RunError) else None
         remedy = "" if known is None else known.remedy
-        if self._role.starts and self.saved is None and not self._setup.data and not remedy:
+        # A setting that is wrong says itself what to do, and no data would help.
+        misset = isinstance(error, ConfigError) and not isinstance(error, DataError)
+        if self._role.starts and self.saved is None and not self._setup.data and not remedy and not misset:
             remedy = "no data is bound here; where the learner has to see examples to make its model, bind some as the test set"
         return Failed(
             kind=type(error).__name__,
