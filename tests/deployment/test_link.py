@@ -478,3 +478,32 @@ def test_a_malformed_frame_is_named_as_such(ends: tuple[End, End]) -> None:
     _, right = ends
     with pytest.raises(MalformedMessage):
         drive(told(right, Sending(A, 1, "x", "y", False, "t", 300, b"abc")))
+
+
+def test_an_end_that_is_cancelled_once_more_gives_up_its_place_at_the_gate(ends: tuple[End, End]) -> None:
+    """The gate is the machine's: a place that nobody gives up is lost to all other peers."""
+    left, _ = ends
+
+    async def scenario() -> None:
+        for run in (1, 2):
+            left.put(f"{run:016x}", bytes(3 << 20), large=True)
+        under_way = asyncio.Event()
+
+        async def read() -> bytes | None:
+            await asyncio.get_running_loop().create_future()
+            return None
+
+        async def write(_: bytes) -> None:
+            under_way.set()
+            await asyncio.get_running_loop().create_future()
+
+        serving = asyncio.ensure_future(left.link.serve(read, write, []))
+        await under_way.wait()
+        serving.cancel()
+        await asyncio.sleep(0)  # it waits for its two halves
+        serving.cancel()
+        await asyncio.wait([serving])
+        gate = left.link.gate
+        assert [gate.enter(other, lambda: None) for other in ("a", "b")] == [True, True]
+
+    asyncio.run(scenario())

@@ -110,8 +110,11 @@ class NodeCourier:
 
     def finished(self, work: Work, party: str, result: Body) -> None:
         """A party of this node that started by itself has ended; its result stays here."""
+        before = self._works.results(work.run).get(party)
         self._mailbox.hold(result)
         self._works.keep_result(work.run, party, result)
+        if before is not None:  # of an earlier attempt
+            self._mailbox.release(before.blob)
         self.say(Finished(work.run, work.attempt, party))
 
     def trouble(self, work: Work, party: str, failed: Failed, fatal: bool) -> None:

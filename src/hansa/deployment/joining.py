@@ -6,23 +6,32 @@ cannot begin without that answer, and no longer than a day.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 from msgspec.structs import replace
 
+from hansa.deployment.api import Submit
 from hansa.deployment.identity.names import HUB
 from hansa.deployment.ledger import Ending, Ledger, request_of, shape_of
-from hansa.deployment.packets import BUSY, Answer, End, Offer, Start
+from hansa.deployment.packets import BUSY, MAX_PACKET, Answer, End, Offer, Start
 from hansa.deployment.policy import asker
 from hansa.deployment.quantity import Address
 from hansa.deployment.store import Journal, MemberTable, Record, Seat
+from hansa.deployment.worker.frames import Described
 from hansa.errors import ConfigError
+from hansa.message import encode
 
 NAMED: Final = 8
 """Parties that did not accept and are named in the cause of a run's end."""
+MOST_NAME: Final = 200
+"""Characters of the name of a run, and of that of its data."""
 APPROVAL: Final = 86400.0
 """Seconds that a run waits for owners who have been asked; a person answers, not a program."""
+TELLABLE: Final = MAX_PACKET - (1 << 18)
+"""Bytes of a word to a party at most: a packet, and room for certificates that are longer once they are renewed."""
+ANSWERS: Final = 100
+"""Answers of one machine in one attempt: it is busy, it asks its owner, it knows."""
 _SAID: Final = {"accepted": "takes part", "refused": "does not take part", "pending": "asks its owner"}
 
 
@@ -58,6 +67,39 @@ class Joining:
         self._certificate = certificate
         self._begin = begin
         self._end = end
+        self._heard: dict[tuple[str, str], int] = {}
+
+    def require_tellable(
+        self, name: str, owner: tuple[str, str], plan: Described, request: Submit, hosts: Mapping[str, str]
+    ) -> None:
+        """Go on only if what each machine would be told of a run fits into a packet: one that does not would close its lane for good.
+
+        Raises:
+            ConfigError: it does not, or a name is too long.
+        """
+        if max(len(name), len(request.data)) > MOST_NAME:
+            raise ConfigError(f"the names of a run and of its data have at most {MOST_NAME} characters")
+        offer = Offer(
+            "0" * 16, 1, name, plan.plan, plan.terms.digest, asker(*owner), request.data, plan.by_role(hosts),
+            dict(hosts), {}, 0.0,
+        )  # fmt: skip
+        roles: dict[str, set[str]] = {}
+        for party, host in hosts.items():
+            roles.setdefault(host, set()).add(plan.role_of(party))
+        for mine in {frozenset(met) for host, met in roles.items() if host != HUB}:
+            partners = [self._members.get(other) for other in plan.partners(mine, hosts)]
+            shown = {member.name: member.certificate.decode() for member in partners if member is not None}
+            size = len(encode(replace(offer, certificates=shown)))
+            if size > TELLABLE:
+                raise ConfigError(
+                    f"what a party would be told of this run has {size} bytes, and {TELLABLE} are allowed: ask fewer parties, "
+                    f"or make the plan shorter"
+                )
+
+    def leave(self, run: str) -> None:
+        """A run has ended, in whatever state it was."""
+        for key in [key for key in self._heard if key[0] == run]:
+            del self._heard[key]
 
     def offer(self, record: Record) -> None:
         """Ask the machines of a run's parties."""
@@ -96,19 +138,25 @@ class Joining:
         """Go on asking, after the hub was down; the window went on."""
         now = self._ledger.clock()
         spent = now - (record.started or now)
+        if spent < 0:  # the clock was set back, and the window begins anew
+            self._table.set(record.run, started=now)
+            spent = 0.0
         self._ledger.arm(record.run, max(0.0, self._window(record) - spent), self._decide)
 
-    def answered(self, record: Record, node: str, word: Answer) -> None:
-        """A node's answer; it may come too late, when the run is under way already."""
+    def answered(self, record: Record, node: str, word: Answer) -> str:
+        """A node's answer; it may come too late, when the run is under way already. Why it is refused, or nothing."""
         if word.verdict not in ("accepted", "refused", "pending"):
-            return
+            return f"{word.verdict!r} is no answer"
+        self._heard[record.run, node] = said = self._heard.get((record.run, node), 0) + 1
+        if said > ANSWERS:
+            return "that was answered often enough"
         before = next((seat.answer for seat in self._table.seats(record.run) if seat.host == node), "")
         if record.status != "joining":
             if word.verdict == "accepted" and record.status == "running" and before != "accepted":
                 self._leave_out(record, node)
-            return
+            return ""
         if before in ("accepted", "refused"):
-            return  # one answer is an answer
+            return ""  # one answer is an answer
         try:
             address = str(Address.of(word.address)) if word.address else ""
         except ConfigError:
@@ -119,6 +167,7 @@ class Joining:
             text = f"{node} is {word.reason}"
         self._ledger.tell(record.run, "answer", text, party=node)
         self._consider(record.run)
+        return ""
 
     def lost(self, record: Record, node: str, cause: str) -> None:
         """A node has forgotten that it was asked."""
@@ -153,8 +202,12 @@ class Joining:
         pending = [seat for seat in seats if seat.answer == "pending"]
         hopeless = any(seat not in pending for seat in lacking)
         hopeless = hopeless or len(accepted) + sum(seat in pending for seat in owners) < least
-        if not hopeless and now < (record.started or now) + APPROVAL:
-            self._ledger.arm(run, (record.started or now) + APPROVAL - now, self._decide)
+        began = record.started or now
+        if began > now:  # the clock was set back
+            began = now
+            self._table.set(run, started=now)
+        if not hopeless and now < began + APPROVAL:
+            self._ledger.arm(run, began + APPROVAL - now, self._decide)
             return
         absent = [seat for seat in (*single, *owners) if seat.answer != "accepted"]
         why = "; ".join(_why(seat) for seat in absent[:NAMED])
@@ -194,6 +247,8 @@ class Joining:
         addresses = {seat.host: seat.address for seat in seats if seat.address}
         plan = record.described
         start = Start(run, record.attempt, plan.by_role(hosts), addresses, shape_of(owners))
+        if len(encode(start)) > TELLABLE // 2:
+            start = replace(start, addresses={})  # then all goes by way of the hub
         roles: dict[str, set[str]] = {}
         for party, host in hosts.items():
             roles.setdefault(host, set()).add(plan.role_of(party))

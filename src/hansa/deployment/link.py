@@ -169,10 +169,12 @@ class Link:
             self.mailbox.listen(self.peer, None)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for run, under_way in self._lanes.items():
-                under_way.data = None
-                self.gate.leave((self.peer, run))
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:  # who is cancelled here once more leaves its places too: others wait for them
+                for run, under_way in self._lanes.items():
+                    under_way.data = None
+                    self.gate.leave((self.peer, run))
 
     def say(self, word: Message) -> None:
         """Send a word that is not kept: it is lost with the stream."""

@@ -305,7 +305,9 @@ class Node:
         except StoreError as error:
             self.database.abandon(error)
             raise
+        self.mailbox.pin(body.blob)
         self.host.deliver(parcel.run, parcel.sender, parcel.receiver, body)
+        self.mailbox.unpin(body.blob)  # where no program is left to take it, nobody else will remove it
         return ""
 
     def refused(self, peer: str, refused: Refused) -> None:

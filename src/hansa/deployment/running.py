@@ -83,7 +83,7 @@ class Running:
         for machine in set(hosts.values()):
             if not self._connected(machine):
                 self._miss(record.run, machine)
-        spent = now - (record.started or now)
+        spent = max(0.0, now - (record.started or now))  # a clock may be set back
         self._ledger.arm(record.run, max(1.0, self._settings.limits.run - spent), self._overdue)
 
     def leave(self, run: str) -> None:
@@ -93,6 +93,7 @@ class Running:
         self._clearing.add(clearing)
         clearing.add_done_callback(self._clearing.discard)
         self._seats.pop(run, None)
+        self._began.pop(run, None)
         for key in [key for key in self._absent if key[0] == run]:
             self._absent.pop(key).cancel()
         for key in [key for key in self._heard if key[0] == run]:

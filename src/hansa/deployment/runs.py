@@ -20,6 +20,7 @@ from typing import final
 
 from msgspec.structs import replace
 
+from hansa.deployment import packets
 from hansa.deployment.api import Participant, RunView, Submit
 from hansa.deployment.host import Workers
 from hansa.deployment.identity.names import HUB
@@ -97,10 +98,15 @@ class Runs:
         parties = self._asked(request, plan.roles)
         self._require_room(owner)  # others of its may have come while the plan was read
         run = secrets.token_hex(8)
-        self.table.add(run, request.name or plan.name or run, owner, plan, encode(request), self.ledger.clock())
+        name, hosts = request.name or plan.name or run, dict[str, str]()
         for role, kind in plan.roles.items():
-            for party in parties if kind.many else [role]:
-                self.table.seat(run, party, party if kind.many else request.server)
+            hosts.update(
+                {party: party if kind.many else request.server for party in (parties if kind.many else [role])}
+            )
+        self.joining.require_tellable(name, owner, plan, request, hosts)
+        self.table.add(run, name, owner, plan, encode(request), self.ledger.clock())
+        for party, host in hosts.items():
+            self.table.seat(run, party, host)
         self.ledger.tell(run, "status", f"{told}; waits for its turn")
         self._next()
         return run
@@ -208,9 +214,9 @@ class Runs:
         if record.status not in ACTIVE or (not isinstance(word, Report) and word.attempt != record.attempt):
             return ""  # it crossed the end of the run
         if isinstance(word, Answer):
-            self.joining.answered(record, node, word)
-            return ""
-        return self.running.heard(record, word)
+            return self.joining.answered(record, node, word)
+        # Before a run begins, and of whoever was left out, nothing is known that it could do without.
+        return self.running.heard(record, word) if self.running.seat_of(word.run, word.party) else ""
 
     def lost(self, node: str, cause: str) -> None:
         """A node has forgotten what it did for runs that are not complete; those under way go on without it, or end."""
@@ -246,7 +252,10 @@ class Runs:
         for record in [record for record in active if record.run in doubtful]:
             cause = "the hub's machine lost its power, and with it letters under way"
             self._end(record.run, Ending("failed", cause, "", "it goes on by itself from what was saved"))
-            self.resume(record.run, "the hub")
+            try:
+                self.resume(record.run, "the hub")
+            except ConfigError as error:
+                self.table.set(record.run, remedy=f"it does not go on by itself: {error}")
         self._next()
 
     def close(self) -> None:
@@ -272,6 +281,7 @@ class Runs:
         record = self.ledger.known(run)
         self.ledger.disarm(run)
         self.running.leave(run)
+        self.joining.leave(run)
         if how.status == "completed":
             self._journal.forget(run)
         else:
@@ -290,5 +300,6 @@ class Runs:
         self._mailbox.end(run)
         for machine in dict.fromkeys(seat.host for seat in self.table.seats(run)):
             if machine != HUB:
-                self.ledger.control(machine, End(run, record.attempt, how.status, how.cause))
+                # A cause may hold what many parties said; an end that is too long to be read would never be heard.
+                self.ledger.control(machine, End(run, record.attempt, how.status, packets.sentence(how.cause)))
         self._next()

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hansa.deployment import host
 from hansa.deployment.api import ResumeRun, Submitted
+from hansa.deployment.ledger import request_of
 from hansa.deployment.store import Database, Power, power
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import StoreError
+from hansa.message import encode
 from hansa.params import Params
 from tests.deployment.federation import PLAN, Federation, drive, federation
 
@@ -331,5 +334,60 @@ def test_what_a_program_goes_on_from_is_waited_for(
             assert len(states) >= 4
             assert all(durable[name] for name in states)
             assert not all(durable.values())
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_start_after_a_loss_of_power_that_does_not_come_to_its_end_is_none(
+    tmp_path: Path, boots: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The boot is written down with what follows from it: otherwise the next start would believe the frames."""
+
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            home = fed.folder / "hub"
+            await in_the_middle(fed)
+            await fed.stop_hub(crash=True)
+            boots.append("second")
+            with contextlib.closing(Database(home / "hub.db")) as database:
+                assert spoil(home, database) > 0
+                box = Power(database, Spool(home / "spool"))
+                doubtful = box.doubtful()
+                assert doubtful
+                if how == "killed":
+                    database._connection.execute("ROLLBACK")
+                    database._open = False
+                    database._connection.execute("PRAGMA query_only=ON")
+                else:
+                    with pytest.raises(KeyError), database.at_once():
+                        raise KeyError("nobody foresaw it")
+                    box.settle()
+            with contextlib.closing(Database(home / "hub.db")) as database:
+                assert Power(database, Spool(home / "spool")).doubtful() == doubtful
+
+    drive(scenario())
+
+
+def test_a_run_that_cannot_go_on_after_a_loss_of_power_says_so_and_the_hub_starts(
+    tmp_path: Path, boots: list[str]
+) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path) as fed:
+            run = await in_the_middle(fed)
+            fed.hub.runs.table.set(run, anew=1)  # a party was restored from a backup, and the run went on without it
+            fed.hub.members.revoke("node-3", 1.0)
+            request = replace(request_of(fed.hub.runs.ledger.known(run)), parties=tuple(fed.names))
+            fed.hub.runs.table.set(run, request=encode(request))
+            fed.hub.database.commit()
+            await fed.stop_hub(crash=True)
+            boots.append("second")
+            await fed.start_hub()
+            view = await fed.view(run)
+            assert (view.status, view.cause) == (
+                "failed",
+                "the hub's machine lost its power, and with it letters under way",
+            )
+            assert "does not go on by itself" in view.remedy and "node-3" in view.remedy
 
     drive(scenario())

@@ -303,6 +303,27 @@ def test_no_worker_can_be_started() -> None:
     run(test, Workers(("/nowhere/python",)))
 
 
+def test_whoever_asks_and_goes_away_leaves_no_process(tmp_path: Path) -> None:
+    async def test(workers: Workers) -> None:
+        child = await workers._spawn()
+        given = asyncio.Event()
+
+        async def spawned() -> object:
+            given.set()
+            return child
+
+        workers._spawn = spawned  # type: ignore[method-assign, assignment]
+        asking = asyncio.ensure_future(workers.describe("name = 'trial'"))
+        await given.wait()
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert await child.process.wait() == -signal.SIGKILL
+        assert child.writer.is_closing()
+
+    run(test)
+
+
 def test_the_environment_of_a_worker_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANSA_TOKEN", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

@@ -208,8 +208,12 @@ class Database:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Commit at the end of the block instead of at the end of the turn."""
-        yield
+        """Commit at the end of the block instead of at the end of the turn; nothing is kept of a block that fails."""
+        try:
+            yield
+        except BaseException as error:
+            self.abandon(StoreError(f"{self.path}: nothing is kept of what failed: {error}"))
+            raise
         self.commit()
 
     def close(self) -> None:

@@ -45,12 +45,15 @@ class Power:
         self._spool = spool
 
     def doubtful(self) -> list[str]:
-        """The runs with letters in frames that may be wrong; called once, at the start, and durable when it returns."""
+        """The runs with letters in frames that may be wrong; called once, at the start.
+
+        This boot is written down in the transaction in which those runs are set back: a process that is killed between the two, or
+        fails there, finds them doubtful again.
+        """
         before = [boot for (boot,) in self._db.read("SELECT boot FROM power")]
         boot = this_boot()
         self._db.write("DELETE FROM power")
         self._db.write("INSERT INTO power VALUES (?)", boot or "unknown")
-        self._db.commit()
         if not before or before in ([_SETTLED], [boot]):
             return []
         rows = self._db.read(

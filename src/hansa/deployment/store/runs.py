@@ -116,7 +116,10 @@ class RunTable:
 
     def keep_result(self, run: str, body: Body) -> None:
         """Keep what a run's server ended with."""
+        before = self.get(run)
         self._mailbox.hold(body)
+        if before is not None and before.result is not None:  # of an earlier attempt
+            self._mailbox.release(before.result.blob)
         self.set(run, tag=body.tag, size=body.size, inline=body.inline, blob=body.blob)
 
     def seat(self, run: str, party: str, host: str) -> None:

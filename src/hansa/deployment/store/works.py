@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -16,6 +17,8 @@ from hansa.message import decode, encode
 
 UNDER_WAY: Final = ("offered", "looked at", "pending", "approved", "accepted", "started")
 """The states of a run that its node has not done with."""
+_REMEMBERED: Final = 16
+"""Offers that are kept in memory."""
 
 
 @final
@@ -35,13 +38,13 @@ class WorkTable:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._offers: dict[str, Offer] = {}
+        self._offers: OrderedDict[str, Offer] = OrderedDict()
         database.write("UPDATE works SET state = 'offered' WHERE state = 'looked at'")
         database.commit()
 
     def offered(self, offer: Offer, now: float) -> None:
         """The hub asks; a further attempt at a run takes the place of the one before."""
-        self._offers[offer.run] = offer
+        self._remember(offer)
         self._db.write("DELETE FROM recalls WHERE run = ?", offer.run)
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
@@ -93,10 +96,17 @@ class WorkTable:
 
     def offer(self, run: str) -> Offer:
         """What was offered; of a known run."""
-        if run not in self._offers:  # it may be large, and is asked for often
+        if run not in self._offers:
             frame = self._db.read("SELECT offer FROM works WHERE run = ?", run)[0][0]
-            self._offers[run] = decode(frame, Offer, MAX_PACKET)
+            self._remember(decode(frame, Offer, MAX_PACKET))
         return self._offers[run]
+
+    def _remember(self, offer: Offer) -> None:
+        """It is asked for often; but it may be large, and there is no end to offers."""
+        self._offers[offer.run] = offer
+        self._offers.move_to_end(offer.run)
+        if len(self._offers) > _REMEMBERED:
+            self._offers.popitem(last=False)
 
     def attempt(self, run: str) -> int:
         """Which attempt at a run was offered last; 0 for an unknown run."""

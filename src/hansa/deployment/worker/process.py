@@ -117,11 +117,14 @@ class Workers:
             found = None if frame is None else decode(frame, (answer, Unusable))
         except (TimeoutError, MessageError):
             found = None
+        except BaseException:
+            child.discard()  # whoever asked has gone; nobody else knows of this process
+            raise
         if isinstance(found, answer):
             # It has imported what such work needs, so it is the best of spares.
             self._waiting.insert(0, _done(child))
             return found
-        child.kill()
+        child.discard()
         await child.ended()
         if isinstance(found, Unusable):
             return found.reason
@@ -194,6 +197,11 @@ class _Child:
         """Kill it and whatever it has started: its process group, whose number is its own."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def discard(self) -> None:
+        """Kill it, and let go of its pipe; nobody waits for its end."""
+        self.kill()
+        self.writer.close()
 
     async def ended(self) -> int:
         """Wait for its end, and end what it has started: that would hold the pipe open."""
