@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -254,3 +255,22 @@ def test_outside_a_loop_the_caller_commits(tmp_path: Path) -> None:
         assert runs(path) == []
     assert runs(path) == ["one"]
     database.close()
+
+
+def test_what_follows_a_commit_and_fails_ends_all_writing_and_is_told(tmp_path: Path) -> None:
+    """The actions behind it are not called any more, so somebody waits for them: who begins anew says it all again."""
+    with contextlib.closing(Database(tmp_path / "hub.db")) as database:
+        told: list[StoreError] = []
+        database.failed = told.append
+
+        def fails() -> None:
+            raise StoreError("a file cannot be removed")
+
+        insert(database, "one")
+        database.after(fails)
+        with pytest.raises(StoreError, match="cannot be removed"):
+            database.commit()
+        assert [str(error) for error in told] == ["a file cannot be removed"]
+        with pytest.raises(StoreError):
+            insert(database, "two")
+    assert runs(tmp_path / "hub.db") == ["one"]

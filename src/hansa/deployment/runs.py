@@ -14,7 +14,9 @@ has the plan's own deadlines and the hub's limit, and a machine whose programs n
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
@@ -33,7 +35,7 @@ from hansa.deployment.running import Running
 from hansa.deployment.settings import HubSettings
 from hansa.deployment.store import ACTIVE, TERMINAL, Database, Journal, Mailbox, MemberTable, Record
 from hansa.deployment.worker.frames import Described, RoleTerms
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, NotAuthorized
 from hansa.message import encode
 
 
@@ -79,6 +81,8 @@ class Runs:
         self._each = settings.limits.runs_each
         self._connected = connected
         self._metrics = metrics
+        self._reading: Counter[tuple[str, str]] = Counter()
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
         self.over: Callable[[str], None] | None = None
 
     # What people ask.
@@ -88,9 +92,19 @@ class Runs:
 
         Raises:
             ConfigError: the plan or the request cannot be used, or this owner has runs enough; nothing was kept.
+            NotAuthorized: it was revoked meanwhile.
         """
         self._require_room(owner)
-        plan = await self._workers.describe(request.plan)
+        self._reading[owner] += 1
+        try:
+            # Each plan is read by a process: an owner has one of them, and waits for it behind itself alone.
+            async with self._turns.setdefault(owner, asyncio.Lock()):
+                plan = await self._workers.describe(request.plan)
+        finally:
+            self._reading[owner] -= 1
+        member = self._members.get(owner[1])
+        if member is not None and member.revoked is not None:
+            raise NotAuthorized(f"{owner[0]} '{owner[1]}' was revoked while its plan was read")
         request = replace(request, data=request.data or plan.name)
         return self._add(owner, plan, request, f"submitted by {owner[0]} {owner[1]}")
 
@@ -170,7 +184,7 @@ class Runs:
         Raises:
             ConfigError: it has as many as the hub's limit allows.
         """
-        found = self.table.unfinished(owner)
+        found = self.table.unfinished(owner) + self._reading[owner]
         if found >= self._each:
             raise ConfigError(
                 f"{owner[0]} '{owner[1]}' has {found} runs that have not ended, and the hub's limit is {self._each}: wait until one "

@@ -9,7 +9,7 @@ import pytest
 
 from hansa.deployment import api
 from hansa.deployment.settings import HubLimits, HubSettings
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, NotAuthorized
 from tests.deployment.federation import PLAN, drive, federation
 
 FEDAVG = PLAN.format(name="fedavg")
@@ -105,5 +105,38 @@ def test_the_count_is_the_same_after_a_crash(tmp_path: Path) -> None:
             await fed.start_hub()
             with pytest.raises(ConfigError, match="runs_each"):
                 await fed.submit(FEDAVG)
+
+    drive(scenario())
+
+
+def test_plans_are_read_one_after_another_and_of_nobody_who_was_revoked_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with (
+            federation(tmp_path, hub=THREE, start=[]) as fed,
+            fed.person("ada", "submitter"),
+            fed.person("bob", "submitter") as bob,
+        ):
+            read, reading, go = fed.workers["hub"].describe, 0, asyncio.Event()
+
+            async def slow(plan: str) -> object:
+                nonlocal reading
+                reading += 1
+                await go.wait()
+                return await read(plan)
+
+            monkeypatch.setattr(fed.workers["hub"], "describe", slow)
+            owner, request = ("submitter", "ada"), api.Submit(FEDAVG)
+            adas = [asyncio.ensure_future(fed.hub.runs.submit(owner, request)) for _ in range(5)]
+            bobs = asyncio.ensure_future(fed.submit(FEDAVG, by=bob))
+            await fed.until(lambda: reading == 2, "both read")
+            assert sum(task.done() for task in adas) == 2  # more than it may have is refused before it is read
+            await fed.hub.revoke("ada", "operator")
+            go.set()
+            await bobs
+            refused = await asyncio.gather(*adas, return_exceptions=True)
+            assert [type(one) for one in refused].count(NotAuthorized) == 3
+            assert len(fed.hub.runs.table.all()) == 1
 
     drive(scenario())

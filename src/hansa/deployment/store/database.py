@@ -204,7 +204,10 @@ class Database:
         self._open = False
         waiting, self._waiting = self._waiting, []
         for action in waiting:
-            action()
+            try:
+                action()
+            except StoreError as error:  # what was to follow is lost with it: only a new start says it all again
+                raise self._lost(error) from None
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
