@@ -177,16 +177,20 @@ class Peers:
             name = peer.identity.name
             reader = wire.reader(context.read)
             hello = await greeted(reader)
-            before = self._streams.get(name)
-            if before is not None:
+            while (before := self._streams.get(name)) is not None:  # while one waits here, another may come
                 before.cancel()
                 await asyncio.gather(before, return_exceptions=True)
-            link = self._link(name)
-            self._meet(link, hello.epoch)
-            await context.write(encode(welcome(self._own().identity.federation, self._clock(), link)))
-            self._log.info("connected directly", peer=name)
-            serving = asyncio.ensure_future(link.serve(reader, context.write, theirs(hello, link)))
-            self._streams[name] = serving
+                if self._streams.get(name) is before:
+                    del self._streams[name]
+
+            async def stood() -> str:
+                link = self._link(name)
+                self._meet(link, hello.epoch)
+                await context.write(encode(welcome(self._own().identity.federation, self._clock(), link)))
+                self._log.info("connected directly", peer=name)
+                return await link.serve(reader, context.write, theirs(hello, link))
+
+            serving = self._streams[name] = asyncio.ensure_future(stood())
             try:
                 await serving
             finally:
