@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -96,3 +97,19 @@ def test_a_run_that_is_not_there_is_refused_in_the_same_words_as_one_that_is_ano
 
     drive(scenario())
     assert [path.name for path in tmp_path.iterdir()] == ["fed"]
+
+
+def test_many_who_fetch_one_run_at_one_instant_all_have_its_files(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "fed").mkdir()
+        async with federation(tmp_path / "fed") as fed:
+            run = await fed.submit(FEDAVG)
+            await fed.end(run)
+            outs = [tmp_path / f"out-{number}" for number in range(12)]
+            for out in outs:
+                out.mkdir()
+            await asyncio.gather(*(fed.caller.fetch(run, out) for out in outs))
+            for name in ("model.safetensors", "metrics.jsonl", "status.json"):
+                assert len({(out / name).read_bytes() for out in outs}) == 1
+
+    drive(scenario())

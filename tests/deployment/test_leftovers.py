@@ -9,7 +9,7 @@ import pytest
 
 from hansa.deployment.courier import Part
 from hansa.deployment.host import Work
-from hansa.deployment.packets import Offer
+from hansa.deployment.packets import MAX_PACKET, Offer, Trouble
 from hansa.deployment.store import Database, Mailbox, Parcel, RunTable, WorkTable
 from hansa.deployment.terms import Terms
 from hansa.deployment.worker.duty import describe
@@ -80,3 +80,16 @@ def test_memory_holds_few_offers_and_the_disk_all(tmp_path: Path) -> None:
         assert len(works._offers) < 20
         assert [works.offer(offer.run) for offer in offers] == offers
         assert len(works._offers) < 20
+
+
+def test_a_report_that_no_packet_holds_is_said_and_does_not_close_the_lane(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0"]) as fed:
+            node = fed.nodes["node-0"]
+            node.courier.report(WORK, "node-0", Body("t", MAX_PACKET, bytes(MAX_PACKET)))
+            node.database.commit()
+            ((tag,),) = node.database.read("SELECT tag FROM outbox")
+            assert tag == Trouble.tag
+            await fed.until(lambda: not node.database.read("SELECT 1 FROM outbox"), "it is heard")
+
+    drive(scenario())

@@ -15,6 +15,7 @@ from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import Answer, Finished, Report, Trouble
 from hansa.deployment.peers import Peers
+from hansa.deployment.running import MAX_PROGRESS
 from hansa.deployment.store import Mailbox, WorkTable
 from hansa.deployment.worker.frames import Body, Failed
 from hansa.errors import SealError
@@ -103,6 +104,10 @@ class NodeCourier:
     def report(self, work: Work, party: str, body: Body) -> None:
         """To the owner of the run, by the hub."""
         frame = self._mailbox.frame(body)
+        if len(frame) > MAX_PROGRESS:  # the hub would refuse it, and one that no packet holds would close the lane
+            why = f"a report of {len(frame)} bytes, where {MAX_PROGRESS} are allowed; it is not sent"
+            self.trouble(work, party, Failed("OversizedMessage", why, "", 0.0), fatal=False)
+            return
         self._audit.sent(
             run=work.run, receiver="observer", tag=body.tag, discloses=Progress.discloses, bytes=len(frame)
         )

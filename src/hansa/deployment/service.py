@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, TypeAlias, final
+from typing import BinaryIO, Final, TypeAlias, final
 
 import grpc
 import grpc.aio
@@ -41,6 +41,7 @@ class Service:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._known: dict[bytes, Certificate] = {}
+        self._writing = asyncio.Lock()
         limits = hub.settings.limits
         self._enrolments = Rates(limits.enrolments_per_minute, hub.clock)
         self._streams = Rates(limits.connections_per_minute, hub.clock)
@@ -101,15 +102,28 @@ class Service:
             word = decode(frame, api.Fetch, packets.MAX_PACKET)
             record = self._run(who, word.run, "fetch", "metrics")
             model = may(who.identity.kind, who.identity.name, "fetch", _object("model", record))
-            folder = await asyncio.to_thread(
-                write_run, self._hub.home / "runs" / record.run, record, self._hub.runs.view(record),
-                self._hub.runs.table.events(record.run, kind="round", limit=1_000_000), self._hub.spool,
-            )  # fmt: skip
-            for path in sorted(folder.iterdir()):
-                if path.suffix == ".safetensors" and not model:
-                    continue
-                async for part in _parts(path):
-                    yield encode(part)
+            with contextlib.ExitStack() as opened:
+                # Whoever fetches the same run next writes its folder anew: what is open by then stays as it is.
+                async with self._writing:
+                    folder = await self._written(record)
+                    files = [
+                        (path.name, opened.enter_context(path.open("rb")))
+                        for path in sorted(folder.iterdir())
+                        if model or path.suffix != ".safetensors"
+                    ]
+                for name, file in files:
+                    async for part in _parts(name, file):
+                        yield encode(part)
+
+    async def _written(self, record: Record) -> Path:
+        """A run's folder, written anew; whoever leaves meanwhile waits for its end, so that nobody writes beside it."""
+        rounds = self._hub.runs.table.events(record.run, kind="round", limit=1_000_000)
+        folder, view = self._hub.home / "runs" / record.run, self._hub.runs.view(record)
+        writing = asyncio.ensure_future(asyncio.to_thread(write_run, folder, record, view, rounds, self._hub.spool))
+        try:
+            return await asyncio.shield(writing)
+        finally:
+            await asyncio.wait([writing])
 
     async def link(self, _: object, context: Context) -> None:
         """A node's standing stream."""
@@ -281,15 +295,14 @@ def _address(context: Context) -> str:
     return context.peer().rpartition(":")[0]
 
 
-async def _parts(path: Path) -> AsyncIterator[api.FilePart]:
-    with path.open("rb") as file:
-        data = file.read(PART)
-        while True:
-            following = file.read(PART)
-            yield api.FilePart(path.name, data, last=not following)
-            if not following:
-                return
-            data = following
+async def _parts(name: str, file: BinaryIO) -> AsyncIterator[api.FilePart]:
+    data = file.read(PART)
+    while True:
+        following = file.read(PART)
+        yield api.FilePart(name, data, last=not following)
+        if not following:
+            return
+        data = following
 
 
 @contextlib.asynccontextmanager
