@@ -48,7 +48,7 @@ submitters = ["operator/ada"]
 data = ["digits"]
 protocols = ["fedavg"]
 learners = ["softmax"]
-servers = ["hub"]
+servers = ["hub", "hospital-a"]
 least_parties = 2
 """
 
@@ -180,6 +180,22 @@ def test_four_commands_train_a_model(federation: Federation) -> None:
     assert "not the one that was noted" in federation.ask(
         "audit", "verify", "--head", forged, home="hospital-a", code=2
     )
+
+
+def test_a_model_made_on_a_node_is_its_owners_to_take(federation: Federation) -> None:
+    run = federation.ask("submit", "plan.toml", "--server", "hospital-a").strip()
+    watching = Process(federation.place / "watch.log", "watch", run, "--json", "--home", str(federation.home("hub")))
+    watching.until("hansa approve")
+    federation.ask("approve", run, home="hospital-b")
+    assert json.loads(watching.until('"event":"end"'))["status"] == "completed"
+    assert watching.ended() == 0
+    for home in ("hub", "hospital-b"):
+        told = federation.ask("fetch", run, "--out", f"without-{home}", home=home)
+        assert f"without the model: hospital-a keeps it, and its owner gets it there: hansa fetch {run[:6]}" in told
+        assert not (federation.place / f"without-{home}" / "model.safetensors").exists()
+    assert "without" not in federation.ask("fetch", run, "--out", "owned", home="hospital-a")
+    assert sum(tensor.size for tensor in load_file(federation.place / "owned" / "model.safetensors").values()) == 650
+    assert (federation.place / "owned" / "report.html").exists()
 
 
 def test_a_refusal_ends_the_run_by_name(federation: Federation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from hansa.cli.following import Following, as_data, sentence
 from hansa.cli.home import Home, date, hint, home_of, same_home, table
 from hansa.cli.output import Json, emit, say
 from hansa.cli.runs import _fresh, _set
-from hansa.errors import ConfigError, MissingExtra
+from hansa.errors import ConfigError, MissingExtra, Unreachable
 from hansa.message import decode
 from hansa.protocol import Progress
 from hansa.simulation.settings import Simulation
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hansa.deployment.api import Event, RunView
     from hansa.deployment.identity import Credentials
     from hansa.deployment.placement import Deployment
+    from hansa.params import Params
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")]
 
@@ -153,7 +155,8 @@ def _follow(mine: Credentials, view: RunView, json: bool, home: Path | None) -> 
     if json:
         emit_line(view)
     elif view.status == "completed":
-        hint(f"get the model and the report: hansa fetch {view.run[:6]}{same_home(home)}")
+        what = "the model and the report" if _place_of_model(view) == "hub" else "the metrics and the report"
+        hint(f"get {what}: hansa fetch {view.run[:6]}{same_home(home)}")
     elif view.remedy:
         hint(f"what to do: {view.remedy}")
     raise typer.Exit(0 if view.status == "completed" else 1)
@@ -223,20 +226,41 @@ def fetch(
 ) -> None:
     """Get a run's model, metrics and report."""
     place = home_of(home, "hansa fetch")
-    from hansa.deployment import people
+    from hansa.deployment import kept, people
 
     mine = people.credentials_at(place)
     view = people.find_run(mine, run)
     folder = out or _fresh(Path("runs"), _safe(view.name))
-    written = people.fetch(mine, view.run, folder)
+    own: Mapping[str, Params] = {}
+    if mine.identity.kind == "node":
+        try:
+            own = kept.models(place, view.run)
+        except Unreachable as error:
+            hint(f"only what is on the hub is fetched, for {error}")
+    written = people.fetch(mine, view.run, folder, own)
     if json:
         emit({"folder": str(folder), "files": sorted(path.name for path in written)})
         return
     say(f"wrote {len(written)} files into {folder}")
-    if folder / "model.safetensors" not in written:
-        say("without the model: it is not on the hub, or not yours to fetch, or the run has not completed")
+    if not any(path.suffix == ".safetensors" for path in written):
+        say(f"without the model: {_whereabouts(view)}")
     if folder / "report.html" in written:
         say(f"report: {folder / 'report.html'}")
+
+
+def _whereabouts(view: RunView) -> str:
+    """Where the model of a run is that was not fetched."""
+    if view.status != "completed":
+        return "the run has not completed"
+    place = _place_of_model(view)
+    if place == "hub":
+        return "it is not yours to fetch"
+    return f"{f'{place} keeps it' if place else 'each node keeps its own'}, and its owner gets it there: hansa fetch {view.run[:6]}"
+
+
+def _place_of_model(view: RunView) -> str:
+    """The machine of the party that owns no data and ends with the model; nothing where all are peers."""
+    return next((seat.host for seat in view.participants if seat.party != seat.host), "")
 
 
 def _safe(name: str) -> str:

@@ -1,8 +1,9 @@
 """What a node's owner says to the running node: a socket in the node's home, on this machine and for this user alone.
 
-Approval is the owner's own word, so it never comes through the hub: there is no message with which a hub could give it. The
-socket is a file of mode 0600 in a folder of mode 0700, and the kernel tells whose process is at its other end (``SO_PEERCRED``,
-unix(7)); another user than the node's own, or root, is refused.
+Approval is the owner's own word, so it never comes through the hub: there is no message with which a hub could give it; nor is
+there one with which it could ask for a model that stays on the node. The socket is a file of mode 0600 in a folder of mode
+0700, and the kernel tells whose process is at its other end (``SO_PEERCRED``, unix(7)); another user than the node's own, or
+root, is refused.
 
 Each request is one frame of Hansa's codec behind its length, and so is its answer; a connection serves one.
 """
@@ -24,6 +25,7 @@ import msgspec
 from hansa.deployment.api import Done, Problem
 from hansa.deployment.logs import Log
 from hansa.deployment.node import Node
+from hansa.deployment.worker.frames import Body
 from hansa.errors import ConfigError, HansaError, MessageError, NotAuthorized, StoreError, Unreachable
 from hansa.message import Message, decode, encode
 
@@ -83,7 +85,32 @@ class Refuse(Message, frozen=True):
     reason: str = ""
 
 
-_REQUESTS: Final = (ListAsked, Approve, Refuse)
+class ShowKept(Message, frozen=True):
+    """What the node's own programs ended with in a run."""
+
+    tag = "hansa.control.show-kept/1"
+    discloses = "nothing but who asks"
+
+    run: str
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a party's program ended with: a frame of :class:`~hansa.deployment.worker.frames.Result`, here or in the node's spool."""
+
+    party: str
+    body: Body
+
+
+class KeptList(Message, frozen=True):
+    """Results of one run."""
+
+    tag = "hansa.control.kept-list/1"
+    discloses = "the models that this node made, to its owner"
+
+    results: tuple[Kept, ...]
+
+
+_REQUESTS: Final = (ListAsked, Approve, Refuse, ShowKept)
 
 
 @contextlib.asynccontextmanager
@@ -127,6 +154,8 @@ def _answer(node: Node, frame: bytes) -> Message:
         if isinstance(request, ListAsked):
             found = node.participation.asked()
             return AskedList(tuple(Waiting(one.run, one.name, one.submitter, one.data, one.plan) for one in found))
+        if isinstance(request, ShowKept):
+            return KeptList(tuple(Kept(party, body) for party, body in node.works.results(request.run).items()))
         if isinstance(request, Approve):
             node.participation.approve(request.run)
         elif isinstance(request, Refuse):

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from hansa.deployment import api, dial
+from hansa.deployment import api, dial, kept
 from hansa.deployment.identity.credentials import Credentials, has_identity
 from hansa.deployment.identity.invitation import read_invitation
 from hansa.deployment.identity.keys import make_tls_key
@@ -19,6 +19,7 @@ from hansa.deployment.identity.request import make_request
 from hansa.deployment.quantity import Address
 from hansa.errors import ConfigError, HansaError, IdentityError, LinkError, StoreError, Unreachable, VersionMismatch
 from hansa.message import Message
+from hansa.params import Params
 
 M = TypeVar("M", bound=Message)
 
@@ -26,6 +27,7 @@ PATIENCE: Final = 120.0
 """Seconds that a watcher waits for a hub that has gone away."""
 ADDRESS: Final = "address"
 """The file in a hub's home that says where it listens, or last listened."""
+_NONE: Final[Mapping[str, Params]] = {}
 
 
 def credentials_at(home: Path) -> Credentials:
@@ -159,8 +161,14 @@ def watch(
     asyncio.run(watching())
 
 
-def fetch(credentials: Credentials, run: str, folder: Path) -> list[Path]:
+def fetch(credentials: Credentials, run: str, folder: Path, own: Mapping[str, Params] = _NONE) -> list[Path]:
     """Write a run's files into ``folder``: all of them, or none.
+
+    Args:
+        credentials: whose the files will be.
+        run: the whole name.
+        folder: made; if it is there it is empty.
+        own: models by party that are kept here, for a run whose model is not on the hub.
 
     Raises:
         ConfigError: the folder is there and not empty.
@@ -178,6 +186,8 @@ def fetch(credentials: Credentials, run: str, folder: Path) -> list[Path]:
                 return await hub.fetch(run, fresh)
 
         names = [path.name for path in asyncio.run(fetching())]
+        if not any(name.endswith(".safetensors") for name in names):
+            names += [path.name for path in kept.write(own, fresh)]
         fresh.rename(folder)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from None
