@@ -123,6 +123,47 @@ def test_whoever_says_nothing_within_the_window_is_left_out(tmp_path: Path) -> N
     drive(scenario())
 
 
+def test_a_refusal_that_nobody_can_make_up_for_ends_the_run_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0"]) as fed:
+            manual = await fed.start_node("node-1", fed.settings("node-1", policy=replace(ANYTHING, approval="manual")))
+            run = await fed.submit(FEDAVG)  # node-3 is away for good
+            await fed.until(lambda: answers(fed, run)[1:3] == ["accepted", "pending"], "one accepts, an owner is asked")
+            assert status(fed, run).status == "joining"
+            await refuse_all(fed, "node-2")()
+            view = await fed.end(run)
+            assert (view.status, view.party) == ("failed", "node-2")
+            assert view.cause.startswith("1 of 4 parties accepted and 4 are wanted: node-2 refused (policy: ")
+            # Neither the owner who was asked nor the node that is away is to blame, or holds anything for the run.
+            assert not any(name in view.cause for name in ("node-1", "node-3"))
+            assert [seat.reason for seat in view.participants][-1] == "the run ended before it answered"
+            await fed.until(lambda: manual.works.state(run) == "ended", "the owner is asked no more")
+            late = await fed.start_node("node-3")
+            await fed.until(lambda: late.works.state(run) == "ended", "it is told so when it comes")
+            # One refusal of two that may be: whoever is still asked could save it.
+            run = await fed.submit(with_cohort(FEDAVG, 3), least=3)
+            await fed.until(lambda: sorted(answers(fed, run)[1:]) == ["accepted", "accepted", "pending", "refused"])
+            assert status(fed, run).status == "joining"
+            manual.participation.refuse(run, "not in August")
+            view = await fed.end(run)
+            assert "3 are wanted: node-1 refused (not in August); node-2 refused (policy: " in view.cause
+
+    drive(scenario(), 15.0)
+
+
+def test_a_refused_server_ends_the_run_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0"]) as fed:
+            await refuse_all(fed, "node-3")()
+            run = await fed.submit(with_cohort(FEDAVG, 1), server="node-3", parties=("node-0", "node-1"), least=1)
+            view = await fed.end(run)
+            assert (view.status, view.party) == ("failed", "server")
+            assert "server refused (policy:" in view.cause and "node-1" not in view.cause
+            assert "place the server elsewhere" in view.remedy
+
+    drive(scenario(), 15.0)
+
+
 def test_an_owner_may_take_longer_than_the_window_and_no_longer_than_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,7 +275,7 @@ def post_mortem(run: api.RunView, events: Sequence[api.Event]) -> Iterator[Findi
         elif seat.answer == "pending" and not run.ended:
             yield Finding("warning", seat.party, f"its owner has not answered; there: hansa approve {run.run}")
         elif not seat.answer:
-            yield Finding("warning", seat.party, "did not answer; there: hansa doctor")
+            yield Finding("warning", seat.party, seat.reason or "did not answer; there: hansa doctor")
         elif not run.ended and not seat.connected:
             yield Finding("warning", seat.party, f"its machine, {seat.host}, is not connected; there: hansa doctor")
     for event in events:

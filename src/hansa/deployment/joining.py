@@ -177,11 +177,22 @@ class Joining:
 
     def _consider(self, run: str) -> None:
         """Begin, or give up, as soon as the answers allow it."""
-        record = self._ledger.known(run)
-        answers = [seat.answer for seat in self._table.seats(run)]
+        record, seats = self._ledger.known(run), self._table.seats(run)
         late = record.started is not None and self._ledger.clock() >= record.started + self._window(record)
-        if late or all(answer in ("accepted", "refused") for answer in answers):
+        if late or all(seat.answer in ("accepted", "refused") for seat in seats):
             self._decide(run)
+        elif self._hopeless(record, seats):
+            self._give_up(record, seats)
+
+    def _hopeless(self, record: Record, seats: list[Seat]) -> bool:
+        """Whether so many have refused that no answer to come can save the run."""
+        refused = [seat for seat in seats if seat.answer == "refused"]
+        if not refused:
+            return False
+        plan = record.described
+        owners = sum(plan.role_of(seat.party) == plan.many for seat in seats)
+        lost = sum(plan.role_of(seat.party) == plan.many for seat in refused)
+        return lost < len(refused) or owners - lost < (request_of(record).least or owners)
 
     def _decide(self, run: str) -> None:
         """The window is over, or all have answered."""
@@ -209,15 +220,31 @@ class Joining:
         if not hopeless and now < began + APPROVAL:
             self._ledger.arm(run, began + APPROVAL - now, self._decide)
             return
-        absent = [seat for seat in (*single, *owners) if seat.answer != "accepted"]
-        why = "; ".join(_why(seat) for seat in absent[:NAMED])
-        why += f"; and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        self._fail(record, seats, [seat for seat in (*single, *owners) if seat.answer != "accepted"])
+
+    def _give_up(self, record: Record, seats: list[Seat]) -> None:
+        """End a run that was refused before all have answered; they are asked no more, and it is not for want of them."""
+        for seat in seats:
+            if not seat.answer:
+                self._table.answered(record.run, seat.host, "", "the run ended before it answered")
+        self._fail(record, seats, [seat for seat in seats if seat.answer == "refused"])
+
+    def _fail(self, record: Record, seats: list[Seat], missing: list[Seat]) -> None:
+        """End a run for want of these."""
+        plan = record.described
+        owners = [seat for seat in seats if plan.role_of(seat.party) == plan.many]
+        accepted = sum(seat.answer == "accepted" for seat in owners)
+        # Who refused comes first: of many, no more than these may be named.
+        missing = sorted(missing, key=lambda seat: (plan.role_of(seat.party) == plan.many, seat.answer != "refused"))
+        why = "; ".join(_why(seat) for seat in missing[:NAMED])
+        why += f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        lacking = plan.role_of(missing[0].party) != plan.many
         self._end(
-            run,
+            record.run,
             Ending(
                 "failed",
-                f"{len(accepted)} of {len(owners)} parties accepted and {least} are wanted: {why}",
-                next((seat.party for seat in (*lacking, *owners) if seat.answer != "accepted"), ""),
+                f"{accepted} of {len(owners)} parties accepted and {request_of(record).least or len(owners)} are wanted: {why}",
+                missing[0].party,
                 "settle it with them, or place the server elsewhere"
                 if lacking
                 else "settle it with them, or submit with a lower --least",
