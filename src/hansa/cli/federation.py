@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -101,8 +102,14 @@ def join(
     """Become a member of a federation by an invitation; the keys are made here and stay here."""
     place = home_of(home, "hansa join")
     from hansa.deployment import people
+    from hansa.deployment.identity.enrolment import joined
+    from hansa.deployment.identity.invitation import read_invitation
 
-    mine = people.join(place, sys.stdin.read() if token == "-" else token)  # noqa: S105
+    if os.path.isfile(token):  # unlike a path's own method, it takes a text of any length
+        raise ConfigError(f"{token} is a file; an invitation in it is used with: hansa join - < {token}{same_home(home)}")
+    text = sys.stdin.read() if token == "-" else token  # noqa: S105
+    known = joined(place, read_invitation(text), time.time())
+    mine = known or people.join(place, text)
     who, keys = mine.identity, mine.certificate.sealing
     assert keys is not None
     file: Path | None = None
@@ -115,6 +122,9 @@ def join(
             {"federation": who.federation, "kind": who.kind, "name": who.name, "fingerprint": keys.fingerprint,
              "expires": mine.certificate.not_after, "file": None if file is None else str(file)}
         )  # fmt: skip
+        return
+    if known is not None:
+        say(f"{place} has joined already as {who} by this very invitation; there is nothing to do")
         return
     say(f"joined as {who}")
     say(f"fingerprint of your keys: {keys.fingerprint}")

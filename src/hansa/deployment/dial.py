@@ -14,9 +14,9 @@ import grpc.aio
 from hansa.deployment import api, packets, wire
 from hansa.deployment.diagnosis import diagnose
 from hansa.deployment.identity.credentials import Credentials
-from hansa.deployment.identity.enrolment import Enrolment
+from hansa.deployment.identity.enrolment import Enrolment, joined
 from hansa.deployment.identity.invitation import Invitation
-from hansa.errors import HansaError, IdentityError, Unreachable
+from hansa.errors import ConfigError, HansaError, IdentityError, NotAuthorized, Unreachable
 from hansa.message import Message, decode, encode
 
 M = TypeVar("M", bound=Message)
@@ -41,7 +41,8 @@ class Caller:
         """
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(wire.CALL)
         try:
-            frame = await method(encode(request), timeout=seconds)
+            with wire.cancellable():
+                frame = await method(encode(request), timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise wire.translated(error, self.address) from None
         found = decode(frame, (answer, api.Problem), packets.MAX_PACKET)
@@ -57,11 +58,12 @@ class Caller:
             HansaError: as :meth:`ask`.
         """
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(wire.WATCH)
+        call = method(encode(api.ReadEvents(run, after, follow)))
         try:
-            async for frame in method(encode(api.ReadEvents(run, after, follow))):
+            while (frame := await self._next(call)) is not None:
                 yield decode(frame, api.Event, packets.MAX_PACKET)
-        except grpc.aio.AioRpcError as error:
-            raise wire.translated(error, self.address) from None
+        finally:
+            call.cancel()
 
     async def fetch(self, run: str, folder: Path) -> list[Path]:
         """Write a run's files into ``folder``, which is there.
@@ -71,8 +73,9 @@ class Caller:
         """
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(wire.FETCH)
         written: list[Path] = []
+        call = method(encode(api.Fetch(run)))
         try:
-            async for frame in method(encode(api.Fetch(run))):
+            while (frame := await self._next(call)) is not None:
                 part = decode(frame, api.FilePart, packets.MAX_PACKET)
                 if part.name not in FILES:
                     raise IdentityError(f"the hub sent a file called {part.name[:80]!r}, which no run has")
@@ -81,9 +84,24 @@ class Caller:
                     file.write(part.data)
                 if not written or written[-1] != path:
                     written.append(path)
+        finally:
+            call.cancel()
+        return written
+
+    async def _next(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> bytes | None:
+        """What a call brings next; None at its end.
+
+        Each wait is guarded by itself: between two of them the task is the caller's, which may be cancelled there and go on.
+
+        Raises:
+            HansaError: as :meth:`ask`.
+        """
+        try:
+            with wire.cancellable():
+                found = await call.read()
         except grpc.aio.AioRpcError as error:
             raise wire.translated(error, self.address) from None
-        return written
+        return None if found is grpc.aio.EOF else bytes(found)
 
 
 FILES: Final = frozenset(
@@ -118,22 +136,47 @@ async def calling(credentials: Credentials) -> AsyncIterator[Caller]:
 
 
 async def join(home: Path, invitation: Invitation, now: float) -> Credentials:
-    """Become who the invitation says, with keys that are made here and stay here.
+    """Become who the invitation says, with keys that are made here and stay here; or be who has by this very one.
+
+    *Guarantees*: where it ends before the hub's answer is on the disk, it can be repeated; where the hub refuses, no key is left
+    that it cannot have certified.
 
     Raises:
         IdentityError: the invitation or what it is used for is refused.
         Unreachable: the hub does not answer.
     """
+    known = joined(home, invitation, now)
+    if known is not None:
+        return known
     enrolment = Enrolment.begin(home, invitation, now)
+    doubt = enrolment.again
     last: HansaError = IdentityError("the invitation names no address")
     for address in invitation.addresses:
         async with wire.channel(
             address, invitation.authority_pem, invitation.certificate.pem, invitation.key_pem
         ) as channel:
+            hub = Caller(channel, address)
             try:
-                certified = await Caller(channel, address).ask(api.Enrol(enrolment.request()), api.Certified)
+                certified = await hub.ask(api.Enrol(enrolment.request()), api.Certified)
+            except (IdentityError, NotAuthorized, ConfigError):
+                if not doubt or await _admitted(hub):
+                    enrolment.give_up()
+                raise
             except Unreachable:
+                doubt = True  # it may have been the answer that was lost
                 last = await diagnose(address, invitation.authority_pem, invitation.certificate.pem, invitation.key_pem)
                 continue
             return enrolment.finish(certified.certificate, now)
     raise last
+
+
+async def _admitted(hub: Caller) -> bool:
+    """Whether a hub that refused something lets its caller in at all: then it was that which it refused, and not the caller.
+
+    A hub whose clock is wrong lets nobody in, and may yet give the certificate that it gave before.
+    """
+    try:
+        await hub.ask(api.Greet(version("hansa"), packets.PROTOCOL), api.Greeting, 10.0)
+    except HansaError:
+        return False
+    return True

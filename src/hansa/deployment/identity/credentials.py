@@ -6,7 +6,7 @@
         authority.pem           the federation's authority
         tls.pem                 the TLS key and its certificate: one file, so that they are exchanged together
         sealing.pem             the sealing keys; they stay
-        hub.json                where the hub is
+        hub.json                where the hub is, and by which invitation the party came
         pins.json               whom the party has met
 
 All files are mode 0600, the folder 0700.
@@ -53,6 +53,7 @@ class Credentials:
         tls_key_pem: the private TLS key, as TLS takes it.
         sealing: the private sealing keys.
         addresses: where the hub is, ``host:port``; empty for the hub itself.
+        invitation: the serial number of the one by which the party joined last, in hex; empty where there was none.
     """
 
     home: Path
@@ -61,6 +62,7 @@ class Credentials:
     tls_key_pem: bytes = field(repr=False)
     sealing: SealingKeys
     addresses: tuple[str, ...]
+    invitation: str = ""
 
     def __post_init__(self) -> None:
         _require_fit(self.certificate, self.tls_key_pem, self.sealing)
@@ -83,6 +85,7 @@ class Credentials:
         sealing: SealingKeys,
         addresses: Sequence[str],
         now: float,
+        invitation: str = "",
     ) -> Credentials:
         """Make a party of ``home``: all of it, or after a crash at any instant nothing that :meth:`load` would find.
 
@@ -93,12 +96,12 @@ class Credentials:
         certificate = read_undated(certificate_pem, authority_pem)
         certificate.require_valid(now)
         key_pem, authority_pem = private_pem(tls_key), read_anchor(authority_pem).pem
-        made = Credentials(home, authority_pem, certificate, key_pem, sealing, tuple(addresses))
+        made = Credentials(home, authority_pem, certificate, key_pem, sealing, tuple(addresses), invitation)
         contents = {
             _AUTHORITY: authority_pem,
             _TLS: key_pem + certificate.pem,
             _SEALING: sealing.pem,
-            _HUB: msgspec.json.encode(_Hub(made.addresses)),
+            _HUB: msgspec.json.encode(_Hub(made.addresses, invitation)),
         }
         if has_identity(home):
             raise IdentityError(f"{home} has an identity already; use another home, or move {home / _FOLDER} away")
@@ -140,7 +143,7 @@ class Credentials:
         if not even_expired:
             certificate.require_valid(now)
         key_pem = private_pem(tls_key_from_pem(tls))
-        return Credentials(home, authority_pem, certificate, key_pem, sealing, hub.addresses)
+        return Credentials(home, authority_pem, certificate, key_pem, sealing, hub.addresses, hub.invitation)
 
     def renew_at(self) -> float:
         """When to renew, POSIX seconds: at two thirds of the certificate's life, counted from when it was issued."""
@@ -168,6 +171,16 @@ class Credentials:
         write_private(self.home / _FOLDER / _TLS, renewed.tls_key_pem + certificate.pem, replace=True)
         return renewed
 
+    def joined_by(self, invitation: str) -> Credentials:
+        """These credentials, after the party joined by another invitation, on the disk and as returned.
+
+        Raises:
+            StoreError: the disk does not take it; nothing was changed.
+        """
+        hub = msgspec.json.encode(_Hub(self.addresses, invitation))
+        write_private(self.home / _FOLDER / _HUB, hub, replace=True)
+        return replace(self, invitation=invitation)
+
 
 def has_identity(home: Path) -> bool:
     """Whether there is an identity in ``home``, good or bad."""
@@ -176,6 +189,7 @@ def has_identity(home: Path) -> bool:
 
 class _Hub(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: tuple[str, ...]
+    invitation: str = ""
 
 
 def _require_fit(certificate: Certificate, tls_key_pem: bytes, sealing: SealingKeys) -> None:

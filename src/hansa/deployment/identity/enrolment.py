@@ -1,11 +1,13 @@
 """Enrolment: from an invitation to credentials, whatever breaks on the way.
 
 The keys are on the disk before the request leaves. So if the hub's answer is lost, or the power fails, the same invitation can be used
-again at the same home: the request has the same fingerprint, and the hub gives the certificate that it gave before.
+again at the same home: the request has the same fingerprint, and the hub gives the certificate that it gave before. Keys that no
+hub can have certified, as it refused them, are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +35,14 @@ class Enrolment:
         invitation: how it gets in.
         tls_key: its own new TLS key.
         sealing: its own sealing keys: new, or of the identity that it has here already and renews by an invitation.
+        again: whether it was begun before, so that a request with these keys may have reached the hub already.
     """
 
     home: Path
     invitation: Invitation
     tls_key: ec.EllipticCurvePrivateKey = field(repr=False)
     sealing: SealingKeys
+    again: bool = False
 
     @staticmethod
     def begin(home: Path, invitation: Invitation, now: float) -> Enrolment:
@@ -54,7 +58,7 @@ class Enrolment:
         if os.path.lexists(path):
             blocks = [block for _, block in pem_blocks(read_private(path))]
             kept = SealingKeys.from_pem(b"".join(blocks[1:]))
-            return Enrolment(home, invitation, tls_key_from_pem(b"".join(blocks[:1])), sealing or kept)
+            return Enrolment(home, invitation, tls_key_from_pem(b"".join(blocks[:1])), sealing or kept, again=True)
         begun = Enrolment(home, invitation, make_tls_key(), sealing or SealingKeys.make())
         write_private(path, private_pem(begun.tls_key) + begun.sealing.pem)
         return begun
@@ -77,7 +81,7 @@ class Enrolment:
             )
         if has_identity(self.home):
             known = Credentials.load(self.home, now, even_expired=True)
-            made = known.replace_certificate(certificate.pem, self.tls_key, now)
+            made = known.replace_certificate(certificate.pem, self.tls_key, now).joined_by(_serial(self.invitation))
         else:
             made = Credentials.save_new(
                 self.home,
@@ -87,9 +91,36 @@ class Enrolment:
                 self.sealing,
                 self.invitation.addresses,
                 now,
+                _serial(self.invitation),
             )
         _path(self.home, self.invitation).unlink(missing_ok=True)
         return made
+
+    def give_up(self) -> None:
+        """Remove the keys: the hub has refused them, and whoever asks again asks with others."""
+        with contextlib.suppress(OSError):  # why the hub refused is what matters
+            _path(self.home, self.invitation).unlink()
+
+
+def joined(home: Path, invitation: Invitation, now: float) -> Credentials | None:
+    """Who joined at ``home`` by this very invitation, or None if nobody did; nothing is left to do then.
+
+    Raises:
+        IdentityError: somebody did, and its certificate is not valid at ``now``; or what is there cannot be used.
+        StoreError: a file is damaged.
+    """
+    if not has_identity(home):
+        return None
+    known = Credentials.load(home, now, even_expired=True)
+    if known.invitation != _serial(invitation) or known.authority_pem != invitation.authority_pem:
+        return None
+    _path(home, invitation).unlink(missing_ok=True)  # left where the power failed at the very end
+    known.certificate.require_valid(now)
+    return known
+
+
+def _serial(invitation: Invitation) -> str:
+    return f"{invitation.certificate.serial:x}"
 
 
 def _identity(invitation: Invitation) -> Identity:
@@ -97,7 +128,7 @@ def _identity(invitation: Invitation) -> Identity:
 
 
 def _path(home: Path, invitation: Invitation) -> Path:
-    return home / f"enrolment-{invitation.certificate.serial:x}.pem"
+    return home / f"enrolment-{_serial(invitation)}.pem"
 
 
 def _sealing_at(home: Path, invitation: Invitation, now: float) -> SealingKeys | None:
