@@ -59,8 +59,9 @@ class Caller:
         """
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(wire.WATCH)
         call = method(encode(api.ReadEvents(run, after, follow)))
+        frames = aiter(call)
         try:
-            while (frame := await self._next(call)) is not None:
+            while (frame := await self._next(frames)) is not None:
                 yield decode(frame, api.Event, packets.MAX_PACKET)
         finally:
             call.cancel()
@@ -74,8 +75,9 @@ class Caller:
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(wire.FETCH)
         written: list[Path] = []
         call = method(encode(api.Fetch(run)))
+        frames = aiter(call)
         try:
-            while (frame := await self._next(call)) is not None:
+            while (frame := await self._next(frames)) is not None:
                 part = decode(frame, api.FilePart, packets.MAX_PACKET)
                 if part.name not in FILES:
                     raise IdentityError(f"the hub sent a file called {part.name[:80]!r}, which no run has")
@@ -88,7 +90,7 @@ class Caller:
             call.cancel()
         return written
 
-    async def _next(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> bytes | None:
+    async def _next(self, frames: AsyncIterator[bytes]) -> bytes | None:
         """What a call brings next; None at its end.
 
         Each wait is guarded by itself: between two of them the task is the caller's, which may be cancelled there and go on.
@@ -98,10 +100,9 @@ class Caller:
         """
         try:
             with wire.cancellable():
-                found = await call.read()
+                return await anext(frames, None)
         except grpc.aio.AioRpcError as error:
             raise wire.translated(error, self.address) from None
-        return None if found is grpc.aio.EOF else bytes(found)
 
 
 FILES: Final = frozenset(

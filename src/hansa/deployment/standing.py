@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Final
 
@@ -78,7 +77,7 @@ async def dialled(
     Raises:
         HansaError: why the other side refused, or that it cannot be reached.
     """
-    with _cancellable():
+    with wire.cancellable():
         return await _stood(channel.stream_stream(method)(), address, instance, link, met)
 
 
@@ -105,23 +104,6 @@ async def _stood(call: wire.Stream, address: str, instance: str, link: Link, met
         raise Unreachable(f"{address} cannot be reached: {error}") from None
     finally:
         call.cancel()
-
-
-@contextlib.contextmanager
-def _cancellable() -> Iterator[None]:
-    """Whoever cancels this task ends it.
-
-    Between the first packet and the answer gRPC waits for a task of its own, which takes a cancellation to itself; if the call ended
-    at that instant for another reason, only that reason is raised, and who waits for the end of this task would wait for ever.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    before = task.cancelling()
-    try:
-        yield
-    finally:
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
 
 
 async def _status(call: wire.Stream) -> grpc.aio.AioRpcError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -157,6 +159,23 @@ def reader(read: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[bytes |
         return None if found is grpc.aio.EOF else bytes(found)
 
     return packet
+
+
+@contextlib.contextmanager
+def cancellable() -> Iterator[None]:
+    """Whoever cancels this task while it waits for gRPC ends it.
+
+    Until a call has begun gRPC waits for a task of its own, which takes a cancellation to itself; if the call ended at that instant for
+    another reason, only that reason is raised, and who waits for the end of this task would wait for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def said(error: HansaError) -> str:
