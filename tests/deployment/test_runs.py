@@ -18,7 +18,7 @@ from hansa.deployment.settings import HubLimits, HubSettings, NodeLimits
 from hansa.errors import ConfigError, NotAuthorized
 from hansa.message import encode
 from hansa.protocol import Progress
-from tests.deployment.federation import ANYTHING, DATA, PLAN, Federation, drive, federation
+from tests.deployment.federation import ANYTHING, DATA, PLAN, Federation, drive, federation, iris
 
 FEDAVG = PLAN.format(name="fedavg")
 LONG = FEDAVG.replace("rounds = 3", "rounds = 400")
@@ -149,6 +149,47 @@ def test_a_refusal_that_nobody_can_make_up_for_ends_the_run_at_once(tmp_path: Pa
             assert "3 are wanted: node-1 refused (not in August); node-2 refused (policy: " in view.cause
 
     drive(scenario(), 15.0)
+
+
+def test_who_is_away_when_it_is_asked_is_named_while_the_run_waits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with federation(tmp_path, start=["node-0", "node-1", "node-2"]) as fed:
+            run = await fed.submit(FEDAVG)
+            told = [event.text for event in await fed.events(run, "status")]
+            assert told[1:] == ["asks its parties", "waits up to 60 s for node-3, which is away"]
+            fed.hub.runs.joining._decide(run)  # the window is over
+            view = await fed.end(run)
+            assert (view.status, view.party) == ("failed", "node-3")
+            assert "by naming the others with --parties" in view.remedy and "--least" in view.remedy
+            # Asked again, it is said again; who is here, or was not asked, is not waited for.
+            await fed.stop_node("node-2")
+            await fed.caller.ask(api.ResumeRun(run), api.Submitted)
+            await fed.start_node("node-2")
+            await fed.start_node("node-3")
+            assert (await fed.end(run)).status == "completed"
+            told = [event.text for event in await fed.events(run, "status") if "waits up to" in event.text]
+            assert told == [
+                "waits up to 60 s for node-3, which is away", "waits up to 60 s for node-2, node-3, which are away",
+            ]  # fmt: skip
+            await fed.stop_node("node-3")
+            three = await fed.submit(with_cohort(FEDAVG, 3), parties=("node-0", "node-1", "node-2"), seconds=5.5)
+            assert (await fed.end(three)).status == "completed"
+            assert not [event for event in await fed.events(three) if "waits up to" in event.text]
+
+    drive(scenario())
+
+
+def test_many_who_are_away_are_counted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        names = [f"node-{number}" for number in range(10)]
+        async with federation(tmp_path, data=iris(10), start=[]) as fed:
+            run = await fed.submit(FEDAVG, seconds=7.5, server="node-9")
+            told = (await fed.events(run, "status"))[-1].text
+            # The machine of the server is one of those that are asked, and it is named once.
+            first = ", ".join(["node-9", *names[:7]])
+            assert told == f"waits up to 7.5 s for {first} and 2 more, which are away"
+
+    drive(scenario())
 
 
 def test_a_refused_server_ends_the_run_at_once(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class Joining:
         members: whose certificates the parties are given.
         window: seconds that the parties of a run have to answer, where it does not say so itself.
         certificate: the hub's own certificate, PEM, as it is now.
+        connected: whether a node is connected.
         begin: called with a run that has its parties; they have been told.
         end: called with a run that will not have them.
     """
@@ -56,6 +57,7 @@ class Joining:
         members: MemberTable,
         window: float,
         certificate: Callable[[], bytes],
+        connected: Callable[[str], bool],
         begin: Callable[[Record], None],
         end: Callable[[str, Ending], None],
     ) -> None:
@@ -65,6 +67,7 @@ class Joining:
         self._members = members
         self._join = window
         self._certificate = certificate
+        self._connected = connected
         self._begin = begin
         self._end = end
         self._heard: dict[tuple[str, str], int] = {}
@@ -131,8 +134,16 @@ class Joining:
                 partners[mine] = plan.partners(mine, hosts) | {HUB}
             shown = {name: certificates[name] for name in partners[mine] - {machine} if name in certificates}
             self._ledger.control(machine, replace(offer, certificates=shown))
+        self._await(record, [machine for machine in machines if machine != HUB and not self._connected(machine)])
         self._ledger.arm(record.run, self._window(record), self._decide)
         self._consider(record.run)
+
+    def _await(self, record: Record, away: list[str]) -> None:
+        """Say for whom a run waits who cannot have heard of it."""
+        if away:
+            names = ", ".join(away[:NAMED]) + (f" and {len(away) - NAMED} more" if len(away) > NAMED else "")
+            which = f"{names}, which {'is' if len(away) == 1 else 'are'} away"
+            self._ledger.tell(record.run, "status", f"waits up to {self._window(record):g} s for {which}")
 
     def recover(self, record: Record) -> None:
         """Go on asking, after the hub was down; the window went on."""
@@ -247,7 +258,7 @@ class Joining:
                 missing[0].party,
                 "settle it with them, or place the server elsewhere"
                 if lacking
-                else "settle it with them, or submit with a lower --least",
+                else "settle it with them, leave them out by naming the others with --parties, or submit with a lower --least",
             ),
         )
 

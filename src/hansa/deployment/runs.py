@@ -71,7 +71,7 @@ class Runs:
         self.table = self.ledger.table
         self.running = Running(self.ledger, mailbox, settings, connected, metrics, self._end)
         self.joining = Joining(
-            self.ledger, journal, members, settings.limits.join, certificate, self.running.begin, self._end
+            self.ledger, journal, members, settings.limits.join, certificate, connected, self.running.begin, self._end
         )
         self._mailbox = mailbox
         self._journal = journal
