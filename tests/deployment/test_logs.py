@@ -43,8 +43,15 @@ def parsed(write: Callable[[], None]) -> dict[str, Any]:
 def test_text_reads_as_a_sentence() -> None:
     assert (
         the_line(lambda: LOG.bind(party="hospital-a", run="r1").info("update kept", size=12, late=False, peer=None))
-        == "2023-11-14T22:13:20.250Z info    hub: update kept run=r1 party=hospital-a peer=none size=12 late=no"
+        == "2023-11-14T22:13:20.250Z info    hub: update kept run=r1 party=hospital-a size=12 late=no"
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_there_is_not_is_left_out(form: Format) -> None:
+    line = the_line(lambda: LOG.bind(run="r1", party=None).info("told", run=None, round=None, text="", share=0), form)
+    assert "none" not in line.lower() and "null" not in line
+    assert not any(name in line for name in ("run", "party", "round")) and "text" in line and "share" in line
 
 
 def test_json_holds_the_same() -> None:

@@ -32,7 +32,7 @@ LONGEST_TRACEBACK: Final = 8_000
 Format: TypeAlias = Literal["text", "json"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Value: TypeAlias = str | int | float | bool | bytes | PurePath | BaseException | None
-"""What a field may hold. Of bytes only the number is written, of an error its class and its sentence."""
+"""What a field may hold. Of bytes only the number is written, of an error its class and its sentence; None leaves the field out."""
 
 _LEVELS: Final[Mapping[Level, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _NAMES: Final[Mapping[int, str]] = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "error"}
@@ -99,8 +99,9 @@ class Log:
         _check(fields)
         logger = logging.getLogger(f"{_ROOT}.{self.name}")
         if logger.isEnabledFor(_LEVELS[level]):
-            merged: dict[str, Value] = {**dict(self.fields), **fields}
-            first: dict[str, Value] = {name: merged[name] for name in _FIRST if name in merged}
+            given: dict[str, Value] = {**dict(self.fields), **fields}
+            merged = {name: value for name, value in given.items() if value is not None}
+            first = {name: merged[name] for name in _FIRST if name in merged}
             said = {name: _plain(value) for name, value in {**first, **merged}.items()}
             logger.log(_LEVELS[level], "%s", event, extra={"said": {**said, **({"traceback": trace} if trace else {})}})
 
@@ -182,9 +183,9 @@ def _check(fields: Mapping[str, Value]) -> None:
             )
 
 
-def _plain(value: Value) -> str | int | float | bool | None:
+def _plain(value: Value) -> str | int | float | bool:
     """What a record holds of a value: nothing longer than a field, no object's own idea of itself."""
-    if value is None or isinstance(value, bool):
+    if isinstance(value, bool):
         return value
     if isinstance(value, int):
         return int(value) if value.bit_length() <= 64 else f"(integer of {value.bit_length()} bits)"
@@ -203,7 +204,7 @@ def _bounded(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}...(+{len(text) - LONGEST})"
 
 
-def _said(record: logging.LogRecord) -> tuple[str, str, dict[str, str | int | float | bool | None]]:
+def _said(record: logging.LogRecord) -> tuple[str, str, dict[str, str | int | float | bool]]:
     """The name, the event and the fields of a record: of one that a library wrote, its message and its error."""
     said = record.__dict__.get("said")
     name = record.name.removeprefix(f"{_ROOT}.")
@@ -222,9 +223,7 @@ def _time(record: logging.LogRecord) -> str:
     return f"{seconds}.{thousandths % 1000:03d}Z"
 
 
-def _shown(value: str | int | float | bool | None, longest: int) -> str:
-    if value is None:
-        return "none"
+def _shown(value: str | int | float | bool, longest: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = str(value)
