@@ -243,6 +243,27 @@ def test_absent_and_forbidden_are_the_same_sentence(kind: str) -> None:
     assert refusals > 100
 
 
+@pytest.mark.parametrize(
+    ("verb", "thing", "sentence"),
+    [
+        ("submit", "run", "observer 'olga' may not submit runs"),
+        ("invite", "invitation", "observer 'olga' may not invite anybody"),
+        ("revoke", "member", "observer 'olga' may not revoke anybody"),
+        ("see", "member", "observer 'olga' may not see who the members are"),
+        ("link", "link", "observer 'olga' may not take part as a node"),
+        ("stop", "run", "there is no such run, or observer 'olga' may not stop it"),
+        ("watch", "run", "there is no such run, or observer 'olga' may not watch it"),
+        ("fetch", "metrics", "there is no such run, or observer 'olga' may not fetch its metrics"),
+        ("revoke", "invitation", "there is no such invitation, or observer 'olga' may not revoke it"),
+    ],
+)
+def test_a_refusal_speaks_of_what_was_asked(verb: str, thing: str, sentence: str) -> None:
+    """Of a thing that need not be there to be asked for, it does not say that it may be absent."""
+    with pytest.raises(NotAuthorized) as caught:
+        refuse("observer", "olga", verb, thing)
+    assert str(caught.value) == sentence
+
+
 @given(st.text(), st.text(), st.text(), st.text(), st.text(), st.text())
 def test_nothing_made_up_is_allowed(kind: str, name: str, verb: str, thing: str, owner: str, party: str) -> None:
     known = kind in KINDS and verb in VERBS and thing in THINGS

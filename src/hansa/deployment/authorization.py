@@ -148,11 +148,34 @@ def refuse(kind: str, name: str, verb: str, thing: str) -> NoReturn:
 
     Raises:
         NotAuthorized: always, with a sentence made of what the asker said and is, and nothing else.
+
+    >>> refuse("observer", "olga", "submit", "run")
+    Traceback (most recent call last):
+    hansa.errors.NotAuthorized: observer 'olga' may not submit runs
+    >>> refuse("observer", "olga", "fetch", "model")
+    Traceback (most recent call last):
+    hansa.errors.NotAuthorized: there is no such run, or observer 'olga' may not fetch its model
     """
     known = verb in VERBS and thing in THINGS and kind in KINDS
     if not known or not isinstance(name, str):
         raise NotAuthorized("there is no such thing, or this identity may not do that to it")
-    raise NotAuthorized(f"there is no such {thing}, or {kind} {name!a} may not {_PHRASE.get(verb, verb + ' it')}")
+    who = f"{kind} {name!a}"
+    phrase = _OF_NOTHING.get((verb, thing))
+    if phrase is not None:
+        raise NotAuthorized(f"{who} may not {phrase}")
+    it = f"its {thing}" if thing in _OF_A_RUN else "it"
+    raise NotAuthorized(f"there is no such {'run' if thing in _OF_A_RUN else thing}, or {who} may not {verb} {it}")
 
 
-_PHRASE: Final = {"invite": "invite anybody", "enrol": "enrol with it", "link": "hold it"}
+_OF_A_RUN: Final = ("model", "metrics", "logs")
+_OF_NOTHING: Final[dict[tuple[str, str], str]] = {
+    ("submit", "run"): "submit runs",
+    ("invite", "invitation"): "invite anybody",
+    ("revoke", "member"): "revoke anybody",
+    ("see", "member"): "see who the members are",
+    ("see", "audit"): "see the hub's audit log",
+    ("link", "link"): "take part as a node",
+    ("enrol", "invitation"): "enrol, for which one needs an invitation",
+    ("renew", "member"): "renew its certificate: the operator invites it anew",
+}
+"""What is refused whatever there is: it is done to nothing that the asker names, but to oneself or the federation."""
