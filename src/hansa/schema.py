@@ -113,7 +113,7 @@ def build(kind: Any, table: Mapping[str, Any], place: str, note: Note) -> Any:
     sound = True
     for key, item in table.items():
         if key not in fields:
-            note(f"{place}.{key}", f"'{_shown(kind)}' has no setting '{key}'; {nearest(key, fields)}")
+            note(f"{place}.{key}", f"{_shown(kind, place)} has no setting '{key}'; {nearest(key, fields)}")
             sound = False
             continue
         value = read(hints[key], item, f"{place}.{key}", note)
@@ -121,7 +121,7 @@ def build(kind: Any, table: Mapping[str, Any], place: str, note: Note) -> Any:
         values[key] = value
     for name, field in fields.items():
         if name not in table and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            note(place, f"'{_shown(kind)}' needs the setting '{name}'")
+            note(place, f"{_shown(kind, place)} needs the setting '{name}'")
             sound = False
     if not sound:
         return MISSING
@@ -134,7 +134,7 @@ def build(kind: Any, table: Mapping[str, Any], place: str, note: Note) -> Any:
 
 def _dataclass(kind: Any, data: Any, place: str, note: Note) -> Any:
     if not isinstance(data, Mapping):
-        note(place, f"expected a table for '{_shown(kind)}', got {_say(data)}")
+        note(place, f"expected a table, got {_say(data)}")
         return MISSING
     return build(kind, {key: value for key, value in data.items() if key != "name"}, place, note)
 
@@ -203,8 +203,11 @@ def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
     return False
 
 
-def _shown(kind: Any) -> str:
-    return type_name(kind) or kind.__name__
+def _shown(kind: Any, place: str) -> str:
+    """What a user knows a dataclass by: its name, or where there is none to write, the table that it is read from."""
+    name = type_name(kind)
+    place = place.lstrip(".")
+    return f"'{name}'" if name is not None else f"the table [{place}]" if place else "the file"
 
 
 def _say(data: Any) -> str:

@@ -226,6 +226,25 @@ def test_port_0_is_kept_for_the_system_to_choose() -> None:
     assert parse(HubSettings, 'listen = "127.0.0.1:0"', HERE).listen.port == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        (NodeSettings, "[polcy]", "line 1: [polcy] the file has no setting 'polcy'; did you mean 'policy'?"),
+        (
+            NodeSettings,
+            '[policy]\naproval = "manual"',
+            "line 2: [policy.aproval] the table [policy] has no setting 'aproval'; did you mean 'approval'?",
+        ),
+        (HubSettings, "[limits]\nrunn = 3", "line 2: [limits.runn] the table [limits] has no setting 'runn'; did you"),
+        (NodeSettings, "[data.x]\ntest = 0.2", "line 1: [data.x] the table [data.x] needs the setting 'source'"),
+        (NodeSettings, "limits = 3", "line 1: [limits] expected a table, got a number"),
+    ],
+)
+def test_a_mistake_names_what_stands_in_the_file_and_no_class(kind: type[Any], text: str, said: str) -> None:
+    (found,) = mistakes(kind, text)
+    assert found.startswith(said)
+
+
 def test_paths_start_at_the_file_whatever_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/node.toml").write_text('[data.x]\nsource = "csv:../x.csv"\n')
