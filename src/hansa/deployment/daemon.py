@@ -34,12 +34,14 @@ from hansa.deployment.service import serving
 from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node, parse, template_hub, template_node
 from hansa.deployment.signals import Ending, run_until_signal
 from hansa.deployment.worker.process import Workers
-from hansa.errors import ConfigError, IdentityError, StoreError
+from hansa.errors import ConfigError, HansaError, IdentityError, StoreError
 
 HUB_FILE, NODE_FILE = "hub.toml", "node.toml"
 DRAINING: Final = 20.0
 """Seconds that a process has to end in order."""
 HOUR: Final = 3600.0
+AGAIN: Final = 60.0
+"""Seconds until a certificate that could not be renewed is tried again."""
 _AHEAD: Final = {"torch": "torch", "sklearn": "sklearn.linear_model"}
 """By learner, what a worker imports before its party is known."""
 
@@ -273,12 +275,18 @@ async def _renewing(hub: Hub) -> None:
     """Renew the hub's own certificate and its first operator's in time, again and again."""
     while True:
         await asyncio.sleep(min(HOUR, max(1.0, hub.credentials.renew_at() - hub.clock())))
-        hub.founder.renew()
-        try:
-            hub.renew()
-        except (IdentityError, StoreError) as error:
-            hub.log.warning("certificate not renewed", reason=str(error))
-            await asyncio.sleep(60.0)
+        failed = False
+        for renew in (hub.founder.renew, hub.renew):  # neither keeps the other from its turn
+            try:
+                renew()
+            except HansaError as error:
+                failed = True
+                hub.log.warning("certificate not renewed", reason=str(error))
+            except Exception as error:
+                failed = True
+                hub.log.failed("certificate not renewed", error)
+        if failed:
+            await asyncio.sleep(AGAIN)
 
 
 @contextlib.asynccontextmanager

@@ -58,6 +58,8 @@ from hansa.message import decode
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds until a lost hub is dialled again, at first and at most."""
+AGAIN: Final = 60.0
+"""Seconds until a certificate that could not be renewed is tried again."""
 CLOCKS: Final = 60.0
 """Seconds that two clocks may differ before the log says so."""
 _RESTED: Final = 1.0
@@ -250,9 +252,12 @@ class Node:
                 continue
             try:
                 await self.renew()
+                continue
             except HansaError as error:
                 self.log.warning("certificate not renewed", reason=str(error))
-                await asyncio.sleep(60.0)
+            except Exception as error:
+                self.log.failed("certificate not renewed", error)
+            await asyncio.sleep(AGAIN)
 
     async def renew(self) -> None:
         """A new certificate for the same identity; streams made from now on use it.

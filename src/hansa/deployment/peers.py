@@ -144,15 +144,18 @@ class Peers:
         """Keep a stream to a peer, as long as a run needs it; where the last run said that it is."""
         wait = FIRST_WAIT
         while self._wanted(other):
-            own, address = self._own(), self._addresses[other]
-            credentials = grpc.ssl_channel_credentials(own.authority_pem, own.tls_key_pem, own.certificate.pem)
-            options = wire.client_options(tls_name(other))
+            address = self._addresses[other]
             try:
+                own, options = self._own(), wire.client_options(tls_name(other))
+                credentials = grpc.ssl_channel_credentials(own.authority_pem, own.tls_key_pem, own.certificate.pem)
                 async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
                     await dialled(channel, _PEER, address, self._instance, self._link(other), self._met(other))
                 wait = FIRST_WAIT
             except HansaError as error:
                 self._log.warning("no direct link", peer=other, address=address, reason=str(error))
+            except Exception as error:
+                # Nobody foresaw it, and without this stream the run would wait for ever: it is said, and tried again.
+                self._log.failed("no direct link", error, peer=other, address=address)
             await asyncio.sleep(wait * (0.5 + secrets.randbelow(1000) / 1000))
             wait = min(LONGEST_WAIT, wait * 2)
 
