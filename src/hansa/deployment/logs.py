@@ -100,8 +100,8 @@ class Log:
         logger = logging.getLogger(f"{_ROOT}.{self.name}")
         if logger.isEnabledFor(_LEVELS[level]):
             given: dict[str, Value] = {**dict(self.fields), **fields}
-            merged = {name: value for name, value in given.items() if value is not None}
-            first = {name: merged[name] for name in _FIRST if name in merged}
+            merged: dict[str, Value] = {name: value for name, value in given.items() if value is not None}
+            first: dict[str, Value] = {name: merged[name] for name in _FIRST if name in merged}
             said = {name: _plain(value) for name, value in {**first, **merged}.items()}
             logger.log(_LEVELS[level], "%s", event, extra={"said": {**said, **({"traceback": trace} if trace else {})}})
 
