@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hansa.deployment.placement import Deployment
     from hansa.params import Params
 
+SHOWN = 20
+"""Runs that are listed, unless all are asked for."""
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")]
 
 
@@ -95,17 +97,23 @@ def _plan_text(file: Path, changes: list[str]) -> tuple[str, str, Deployment]:
     return text, str(name), placed
 
 
-def list_runs(home: Home = None, json: Json = False) -> None:
+def list_runs(
+    everything: Annotated[bool, typer.Option("--all", help=f"All of them, not the newest {SHOWN}.")] = False,
+    home: Home = None,
+    json: Json = False,
+) -> None:
     """List the runs that you may see, the newest first."""
     place = home_of(home, "hansa runs")
-    from hansa.deployment import api, people
+    from hansa.deployment import people
 
-    found = people.ask(people.credentials_at(place), api.ListRuns(), api.RunList).runs
+    found, more = people.list_runs(people.credentials_at(place), None if everything else SHOWN)
     if json:
         emit([view_data(one) for one in found])
-        return
-    rows = [(one.run, one.name, one.status, _round(one), one.owner, date(one.created), why(one)) for one in found]
-    say(table(rows, ("run", "name", "status", "round", "owner", "submitted", "cause")))
+    else:
+        rows = [(one.run, one.name, one.status, _round(one), one.owner, date(one.created), why(one)) for one in found]
+        say(table(rows, ("run", "name", "status", "round", "owner", "submitted", "cause")))
+    if more:
+        hint(f"{more} more, older ones: hansa runs --all{same_home(home)}")
 
 
 def _round(run: RunView) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from hansa.deployment.packets import Count, Name
+from hansa.deployment.packets import Count, Name, RunName
 from hansa.message import Message
 
 
@@ -48,11 +48,33 @@ class Submitted(Message, frozen=True):
     run: str
 
 
+class Before(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run, as the place where a page of runs begins: with the next older one, though this one may be gone.
+
+    Args:
+        created: POSIX seconds on the hub's clock.
+        run: its name.
+    """
+
+    created: float
+    run: RunName
+
+
 class ListRuns(Message, frozen=True):
-    """The runs that the asker may see."""
+    """The runs that the asker may see, the newest first.
+
+    Args:
+        before: where the page begins; with the newest, if not given.
+        most: how many are wanted at most.
+        begins: only runs whose names begin so.
+    """
 
     tag = "hansa.api.list-runs/1"
     discloses = "nothing but who asks"
+
+    before: Before | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    begins: Name = ""
 
 
 class Participant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,16 +125,18 @@ class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunList(Message, frozen=True):
-    """The runs that the asker may see.
+    """A page of the runs that the asker may see.
 
     Args:
-        runs: the newest first.
+        runs: the newest first; fewer than were asked for, where a packet holds no more.
+        more: how many there are besides, all of them older.
     """
 
     tag = "hansa.api.run-list/1"
     discloses = "the names, owners and states of runs"
 
     runs: tuple[RunView, ...]
+    more: Count = 0
 
 
 class StopRun(Message, frozen=True):

@@ -28,6 +28,10 @@ PATIENCE: Final = 120.0
 ADDRESS: Final = "address"
 """The file in a hub's home that says where it listens, or last listened."""
 _NONE: Final[Mapping[str, Params]] = {}
+_PAGE: Final = 200
+"""Runs that are asked for at a time."""
+_NAME: Final = 16
+"""Characters of a run's name."""
 
 
 def credentials_at(home: Path) -> Credentials:
@@ -106,13 +110,40 @@ def find_run(credentials: Credentials, prefix: str) -> api.RunView:
         ConfigError: none does, or several do.
         HansaError: as :func:`ask`.
     """
-    runs = ask(credentials, api.ListRuns(), api.RunList).runs
-    found = [view for view in runs if prefix and view.run.startswith(prefix)]
-    if not found:
-        raise ConfigError(f"no run that you may see begins with {prefix!r}; see: hansa runs")
-    if len(found) > 1 and prefix not in (view.run for view in found):
-        raise ConfigError(f"{prefix!r} begins {len(found)} runs: {', '.join(view.run for view in found[:5])}")
-    return next((view for view in found if view.run == prefix), found[0])
+    found = api.RunList(())
+    if 0 < len(prefix) <= _NAME:
+        found = ask(credentials, api.ListRuns(most=5, begins=prefix), api.RunList)
+    if not found.runs:
+        raise ConfigError(f"no run that you may see begins with {prefix[: 2 * _NAME]!r}; see: hansa runs --all")
+    if len(found.runs) > 1:
+        some = ", ".join(view.run for view in found.runs)
+        raise ConfigError(f"{prefix!r} begins {len(found.runs) + found.more} runs: {some}")
+    return found.runs[0]
+
+
+def list_runs(credentials: Credentials, most: int | None = None) -> tuple[list[api.RunView], int]:
+    """The newest runs that one may see, ``most`` or all of them, and how many there are besides.
+
+    A run that is resumed while all are gathered may be left out, as it is a new one from then on.
+
+    Raises:
+        HansaError: as :func:`ask`.
+    """
+
+    async def gathering() -> tuple[list[api.RunView], int]:
+        found: list[api.RunView] = []
+        before: api.Before | None = None
+        async with dial.calling(credentials) as hub:
+            while True:
+                wanted = _PAGE if most is None else min(_PAGE, most - len(found))
+                answer = await hub.ask(api.ListRuns(before, wanted), api.RunList)
+                found += answer.runs
+                if not answer.more or not answer.runs or (most is not None and len(found) >= most):
+                    await _renewed(credentials, hub)
+                    return found, answer.more
+                before = api.Before(found[-1].created, found[-1].run)
+
+    return asyncio.run(gathering())
 
 
 def watch(

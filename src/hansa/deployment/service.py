@@ -18,6 +18,7 @@ from hansa.deployment import api, packets, wire
 from hansa.deployment.authorization import Object, allow, may, refuse
 from hansa.deployment.hub import Hub
 from hansa.deployment.identity.certificates import Certificate
+from hansa.deployment.listing import page
 from hansa.deployment.quantity import Address
 from hansa.deployment.rates import Rates
 from hansa.deployment.report import write_run
@@ -172,10 +173,7 @@ class Service:
             allow(kind, name, "submit", Object("run", owner))
             return api.Submitted(await hub.runs.submit(owner, word))
         if isinstance(word, api.ListRuns):
-            records = reversed(hub.runs.table.all())
-            return api.RunList(
-                tuple(hub.runs.view(record) for record in records if may(kind, name, "see", self._of(record)))
-            )
+            return page(hub.runs, kind, name, word)
         if isinstance(word, api.StopRun):
             hub.runs.stop(self._run(who, word.run, "stop").run, f"{kind} {name}")
             return api.Done()

@@ -65,7 +65,7 @@ PLACES: dict[str, list[tuple[str, Fields]]] = {
     "call": [
         ("hansa.api.submit/1", {"plan": "name = 'hearts'\n", "name": "", "data": "hearts", "parties": ["hospital-a"], "least": 0,
                                 "server": "hub", "seconds": 0.0}),
-        ("hansa.api.list-runs/1", {}),
+        ("hansa.api.list-runs/1", {"before": {"created": 1.75e9, "run": RUN}, "most": 20, "begins": ""}),
         ("hansa.api.stop-run/1", {"run": RUN}),
         ("hansa.api.resume-run/1", {"run": RUN}),
         ("hansa.api.read-events/1", {"run": RUN, "after": 0, "follow": True}),
@@ -79,7 +79,7 @@ PLACES: dict[str, list[tuple[str, Fields]]] = {
     "fetch": [("hansa.api.fetch/1", {"run": RUN})],
     "answer": [
         ("hansa.api.submitted/1", {"run": RUN}),
-        ("hansa.api.run-list/1", {"runs": [VIEW]}),
+        ("hansa.api.run-list/1", {"runs": [VIEW], "more": 7}),
         ("hansa.api.done/1", {}),
         ("hansa.api.event/1", {"number": 9, "time": 1.75e9, "run": RUN, "kind": "round", "party": "server", "round": 2,
                                "text": "", "progress": b"HNSA"}),

@@ -62,6 +62,7 @@ MIGRATIONS: Final[Sequence[str]] = (
         remedy TEXT NOT NULL DEFAULT '', round INTEGER, created REAL NOT NULL, started REAL, ended REAL,
         attempt INTEGER NOT NULL DEFAULT 1, anew INTEGER NOT NULL DEFAULT 0, tag TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
         inline BLOB, blob TEXT NOT NULL DEFAULT '');
+    CREATE INDEX runs_listed ON runs (created, run, owner_kind, owner);
     CREATE TABLE hosts (
         run TEXT NOT NULL, host TEXT NOT NULL, party TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
         reason TEXT NOT NULL DEFAULT '', address TEXT NOT NULL DEFAULT '', shape BLOB,

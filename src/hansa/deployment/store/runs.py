@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -108,6 +109,24 @@ class RunTable:
             if statuses
             else self._select("ORDER BY created, run")
         )
+
+    def heads(
+        self, host: str, before: tuple[float, str] | None = None, begins: str = ""
+    ) -> list[tuple[str, tuple[str, str], bool]]:
+        """The names and owners of runs, the newest first, and whether a machine has a seat in them.
+
+        Args:
+            host: the machine.
+            before: when a run was made, and its name: only those that come after it in this order.
+            begins: only those whose names begin so.
+        """
+        created, last = before if before is not None else (math.inf, "")
+        rows = self._db.read(
+            "SELECT run, owner_kind, owner, EXISTS (SELECT 1 FROM hosts WHERE hosts.run = runs.run AND host = ?) FROM runs"
+            " WHERE (created < ? OR (created = ? AND run < ?)) AND substr(run, 1, ?) = ? ORDER BY created DESC, run DESC",
+            host, created, created, last, len(begins), begins,
+        )  # fmt: skip
+        return [(run, (kind, owner), bool(seated)) for run, kind, owner, seated in rows]
 
     def set(self, run: str, **values: Any) -> None:
         """Change columns of a run."""
