@@ -9,7 +9,7 @@ import typer
 
 from hansa.cli.home import Home, home_of, same_home, table
 from hansa.cli.output import Json, emit, say
-from hansa.errors import ConfigError, nearest
+from hansa.errors import ConfigError, Unreachable, nearest
 
 if TYPE_CHECKING:
     from hansa.deployment.control import Waiting
@@ -76,7 +76,25 @@ def refuse(
 def _asked(place: Path) -> list[Waiting]:
     from hansa.deployment import control
 
-    return list(control.ask(place, control.ListAsked(), control.AskedList).runs)
+    try:
+        return list(control.ask(place, control.ListAsked(), control.AskedList).runs)
+    except Unreachable:
+        _require_node(place)
+        raise
+
+
+def _require_node(place: Path) -> None:
+    """Go on only if a node may run in ``place``: in nobody else's home does a run wait for an answer."""
+    from hansa.deployment.identity import Credentials
+    from hansa.deployment.identity.credentials import has_identity
+
+    if not has_identity(place):
+        raise ConfigError(f"nobody has joined a federation in {place}; say with --home where the node's home is")
+    who = Credentials.load(place, 0.0, even_expired=True).identity
+    if who.kind != "node":
+        raise ConfigError(
+            f"{place} is the home of {who}; only a node's owner approves or refuses, on the node's own machine and in its home"
+        )
 
 
 def _chosen(found: list[Waiting], prefix: str) -> Waiting:

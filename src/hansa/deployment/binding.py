@@ -11,6 +11,7 @@ A plan names no files. The file of a node (or of the hub, for the server's own t
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -141,6 +142,24 @@ def _rooted(rest: str, folder: Path) -> str:
         return str(path)
     # A folder called [a] is no pattern, whatever stands behind it.
     return str(Path(glob.escape(str(folder))) / rest)
+
+
+def absent(binding: Binding) -> list[str]:
+    """The files that a binding names and that are not there: of csv, parquet and npz; of other sources nothing is known.
+
+    Args:
+        binding: with absolute paths, see :func:`rooted`.
+
+    >>> absent(Binding("csv:/no/such/hearts.csv")), absent(Binding("sklearn:iris"))
+    (['/no/such/hearts.csv'], [])
+    """
+    scheme, _, rest = binding.source.partition(":")
+    path, _, query = rest.partition("?")
+    named = [path] if scheme in FILES else []
+    if scheme in OWN_TEST:
+        tests = [binding.options.get("test"), *(value for key, value in parse_qsl(query) if key == "test")]
+        named += [test for test in tests if isinstance(test, str) and test]
+    return [one for one in named if not os.path.exists(one) and not glob.glob(one)]
 
 
 def load(binding: Binding, many: bool) -> Shard:

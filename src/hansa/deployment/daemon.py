@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, final
 
 from hansa.deployment import control
+from hansa.deployment.binding import absent
 from hansa.deployment.health import Health
 from hansa.deployment.heap import one_heap
 from hansa.deployment.hub import Hub, create
@@ -29,6 +30,7 @@ from hansa.deployment.logs import Log, written
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.node import Node
 from hansa.deployment.people import ADDRESS, is_free, listens_at
+from hansa.deployment.policy import listing_nothing
 from hansa.deployment.quantity import Address
 from hansa.deployment.service import serving
 from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node, parse, template_hub, template_node
@@ -220,6 +222,7 @@ def run_node(home: Path, settings: NodeSettings, told: Told, ready: Path | None 
         log, metrics = Log("node"), Metrics()
         devices = ",".join(str(gpu) for gpu in settings.limits.gpus)
         workers = Workers(modules=_ahead(settings), environment={"CUDA_VISIBLE_DEVICES": devices})
+        _warn(settings, log)
         node = Node(home, settings, workers, log, metrics)
         try:
             await node.start()
@@ -247,6 +250,16 @@ def run_node(home: Path, settings: NodeSettings, told: Told, ready: Path | None 
     with written(settings.log):
         one_heap()
         return asyncio.run(being())
+
+
+def _warn(settings: NodeSettings, log: Log) -> None:
+    """Say why a node that starts as it should will take part in nothing; data may be mounted later, so it starts."""
+    if empty := listing_nothing(settings.policy):
+        log.warning("this node allows no run", reason=f"[policy] {', '.join(empty)} in {NODE_FILE} lists nothing")
+    for name, bound in settings.data.items():
+        if missing := absent(bound):
+            log.warning("data are missing; runs that need them are refused until they are there", data=name,
+                        files=", ".join(missing))  # fmt: skip
 
 
 async def _first(work: Awaitable[None], beside: Awaitable[None], broken: Awaitable[None]) -> None:

@@ -25,8 +25,9 @@ from hansa.deployment.diagnosis import diagnose
 from hansa.deployment.identity.certificates import BACKDATE, date
 from hansa.deployment.identity.credentials import Credentials, has_identity
 from hansa.deployment.people import credentials_at, is_free, listens_at
+from hansa.deployment.policy import listing_nothing
 from hansa.deployment.quantity import Address
-from hansa.deployment.settings import HubSettings, NodeSettings, load_hub, load_node
+from hansa.deployment.settings import HubLimits, HubSettings, NodeLimits, NodeSettings, load_hub, load_node
 from hansa.errors import HansaError, Unreachable
 
 Verdict = Literal["ok", "warning", "problem"]
@@ -35,6 +36,8 @@ CLOCKS: Final = 60.0
 """Seconds that two clocks may differ without a word."""
 LEAST_DISK: Final = 100 * 10**6
 """Bytes without which nothing is worth starting."""
+ENOUGH_DISK: Final = 2 * 2**30
+"""Bytes that are enough for runs that are not large, where the owner has not said how much they may take."""
 LOADING: Final = 120.0
 """Seconds that one data set may take to load."""
 
@@ -113,14 +116,18 @@ def _disk(home: Path, least: int) -> Finding:
     return Finding("ok", "disk", f"{free / 1e9:,.1f} GB are free")
 
 
-def _spool(home: Path, limit: int) -> Iterator[Finding]:
-    free = shutil.disk_usage(home).free
-    if free < limit:
-        yield Finding(
-            "warning",
-            "disk",
-            f"[limits] spool is {limit / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; lower it or make room",
-        )
+def _spool(home: Path, limit: int, default: int) -> Iterator[Finding]:
+    """Whether there is room for what is under way: as much as the owner says, or where the file says what it came with, enough."""
+    free, own = shutil.disk_usage(home).free, limit != default
+    wanted = limit if own else min(limit, ENOUGH_DISK)
+    if free >= wanted:
+        return
+    figures = f"{free / 1e9:,.1f} GB are free at {home}"
+    if own:
+        text = f"{figures}, and [limits] spool is {limit / 1e9:,.1f} GB; lower it or make room"
+    else:
+        text = f"{figures}, and {wanted / 1e9:,.1f} GB are little enough for what is under way; make room"
+    yield Finding("warning", "disk", text)
 
 
 def _certificate(mine: Credentials) -> Finding:
@@ -143,19 +150,14 @@ def _node(home: Path) -> Iterator[Finding]:
             yield Finding("problem", "settings", line)
         return
     yield Finding("ok", "settings", f"{home / 'node.toml'}")
-    yield from _spool(home, settings.limits.spool)
+    yield from _spool(home, settings.limits.spool, NodeLimits().spool)
     yield from _policy(settings)
     yield from _data({name: bound.plain() for name, bound in settings.data.items()}, many=True)
 
 
 def _policy(settings: NodeSettings) -> Iterator[Finding]:
     policy = settings.policy
-    lists = {
-        "submitters": policy.submitters, "data": policy.data, "protocols": policy.protocols,
-        "learners": policy.learners, "servers": policy.servers,
-    }  # fmt: skip
-    empty = [name for name, allowed in lists.items() if not allowed]
-    if empty:
+    if empty := listing_nothing(policy):
         yield Finding("warning", "policy", f"allows no run: [policy] {', '.join(empty)} in node.toml lists nothing")
         return
     asked = "each run waits for hansa approve" if policy.approval == "manual" else "runs that it allows begin at once"
@@ -193,7 +195,7 @@ def _own_hub(home: Path) -> Iterator[Finding]:
             yield Finding("problem", "settings", line)
         return
     yield Finding("ok", "settings", f"{home / 'hub.toml'}")
-    yield from _spool(home, settings.limits.spool)
+    yield from _spool(home, settings.limits.spool, HubLimits().spool)
     if time.time() > mine.certificate.not_after:
         yield Finding("warning", "hub certificate", "it has expired; the hub gives itself a new one at its next start")
     else:

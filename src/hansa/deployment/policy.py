@@ -224,6 +224,19 @@ def _check_sizes(policy: Policy, terms: Terms, request: RunRequest) -> None:
         )
 
 
+def listing_nothing(policy: Policy) -> list[str]:
+    """The settings that list nothing, of those that must list something before any run is allowed.
+
+    >>> listing_nothing(Policy(submitters=("ada",), data=("hearts",)))
+    ['protocols', 'learners']
+    """
+    lists = {
+        "submitters": policy.submitters, "data": policy.data, "protocols": policy.protocols,
+        "learners": policy.learners, "servers": policy.servers,
+    }  # fmt: skip
+    return [name for name, allowed in lists.items() if not allowed]
+
+
 def _or_unsaid(value: float | None) -> str:
     return "an unsaid number of" if value is None else f"{value:g}"
 
