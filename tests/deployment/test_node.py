@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from hansa.deployment.identity.keys import make_tls_key
 from hansa.deployment.identity.request import make_request, read_request
 from hansa.deployment.packets import Answer, End, Offer, Sending, control
 from hansa.deployment.policy import Policy
-from hansa.deployment.settings import NodeSettings, parse
+from hansa.deployment.settings import NodeLimits, NodeSettings, parse
 from hansa.errors import ConfigError, IdentityError, LinkError, StoreError
 from tests.deployment.federation import ANYTHING, PLAN, Federation, drive, federation
 
@@ -301,5 +302,36 @@ def test_control_that_the_hub_may_not_say_is_refused(tmp_path: Path) -> None:
             node = fed.nodes["node-0"]
             await fed.until(lambda: node.works.state(run) == "refused", "it refuses")
             assert (await fed.end(await fed.submit(FEDAVG))).status == "completed"
+
+    drive(scenario())
+
+
+def test_the_time_of_a_run_goes_on_through_restarts(tmp_path: Path) -> None:
+    now = [0.0]
+    limits = NodeLimits(run=3600.0)
+
+    async def scenario() -> None:
+        now[0] = time.time()
+        async with federation(tmp_path, clock=lambda: now[0], limits=limits) as fed:
+            run = await fed.submit(LONG)
+            await fed.until(lambda: round_of(fed, run) >= 1, "it runs")
+
+            async def left() -> float:
+                await fed.stop_node("node-0", crash=True)
+                node = await fed.start_node("node-0", connect=False)
+                return node.parts._limits[run].when() - asyncio.get_running_loop().time()
+
+            assert 3500 < await left() <= 3600
+            now[0] += 3000.0
+            assert 500 < await left() <= 600
+            now[0] -= 7200.0  # a clock that was set back gives no more than the whole
+            assert 3500 < await left() <= 3600
+            now[0] += 7200.0 + 700.0
+            await fed.stop_node("node-0", crash=True)
+            node = await fed.start_node("node-0")
+            await fed.until(lambda: node.works.state(run) == "ended", "its time is over")
+            assert not node.works.all(("started",))
+            await fed.until(lambda: fed.hub.runs.table.events(run, kind="trouble"), "the hub hears of it")
+            await fed.caller.ask(api.StopRun(run), api.Done)
 
     drive(scenario())

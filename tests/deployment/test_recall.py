@@ -126,6 +126,7 @@ def test_a_recall_counts_for_an_offer_that_was_not_looked_at_yet(tmp_path: Path)
             assert node.works.recalled(first) == frozenset(), "in this run the two would not have met"
             await fed.caller.ask(api.StopRun(first), api.Done)
             await fed.until(lambda: node.works.state(second) == "accepted", "it is looked at")
+            node._control(Start(second, 1, node.works.offer(second).roles, {}))
             assert (second, GONE) not in node.envelopes._keys
             assert (second, "hub") in node.envelopes._keys
             await fed.caller.ask(api.StopRun(second), api.Done)

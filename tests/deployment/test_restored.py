@@ -503,7 +503,7 @@ def test_letters_from_before_cannot_be_played_again_to_a_restored_node(tmp_path:
             # Nor can the others be told that what it seals now belongs to what they have begun before.
             other = fed.nodes["node-0"]
             work = dataclasses.replace(begun, run=run)
-            other.envelopes.pin(run, other.works.offer(run).certificates, dated=False)
+            other.envelopes.pin(run, other.works.offer(run).certificates)
             other.envelopes.bind(run, {"node-1": before})
             with node.database.at_once():
                 sealed = node.envelopes.sealed(begun, "server", "node-0", Body("t/1", 1, b"x"))

@@ -39,21 +39,34 @@ class Envelopes:
         self._keys: dict[tuple[str, str], SealingPublic] = {}
         self._epochs: dict[tuple[str, str], str] = {}
 
-    def pin(
-        self, run: str, certificates: Mapping[str, str], recalled: Collection[str] = (), *, dated: bool = True
-    ) -> None:
-        """Keep the keys of everybody in a run, as their certificates say them.
+    def meet(self, certificates: Mapping[str, str], recalled: Collection[str] = ()) -> None:
+        """Go on only if everybody in a run is who this node knows, or is new to it; their keys are not kept for the run.
+
+        Args:
+            certificates: PEM, by machine; valid now.
+            recalled: machines whose certificates were revoked since they were given; they are met by nobody.
+
+        Raises:
+            IdentityError: as :meth:`pin`.
+        """
+        self._met(certificates, recalled, dated=True)
+
+    def pin(self, run: str, certificates: Mapping[str, str], recalled: Collection[str] = ()) -> None:
+        """Keep the keys of everybody in a run that begins, as their certificates say them, until :meth:`forget`.
 
         Args:
             run: it.
-            certificates: PEM, by machine.
+            certificates: PEM, by machine; they were valid when they were met, and a run may outlast them.
             recalled: machines whose certificates were revoked since they were given; nothing is kept of them.
-            dated: whether certificates must be valid now.
 
         Raises:
             IdentityError: a certificate is not of the machine that it is given for, or its keys are not those that were seen
                 when this node first met it.
         """
+        self._keys.update({(run, name): keys for name, keys in self._met(certificates, recalled, dated=False).items()})
+
+    def _met(self, certificates: Mapping[str, str], recalled: Collection[str], dated: bool) -> dict[str, SealingPublic]:
+        keys: dict[str, SealingPublic] = {}
         for name, pem in certificates.items():
             if name in recalled:
                 continue
@@ -64,7 +77,8 @@ class Envelopes:
             if who.name != name or who.kind not in ("node", "hub") or certificate.sealing is None:
                 raise IdentityError(f"the certificate given for '{name}' is that of {who}")
             self._pins.pin(name, certificate.sealing)
-            self._keys[run, name] = certificate.sealing
+            keys[name] = certificate.sealing
+        return keys
 
     def bind(self, run: str, epochs: Mapping[str, str]) -> None:
         """Letters of a run are between these epochs of its machines: one that was restored since begins no second past."""

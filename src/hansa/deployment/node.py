@@ -132,7 +132,7 @@ class Node:
         )  # fmt: skip
         self.parts = Parts(
             self.name, lambda: self.settings, self.begun, self.works, self.journal, self.host, self.envelopes,
-            self.peers, self.courier, self.audit, log, self._spawn, self._drop,
+            self.peers, self.courier, self.audit, log, self._spawn, self._drop, self.participation.look, clock,
         )  # fmt: skip
         self._tasks: set[asyncio.Future[Any]] = set()
         self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
@@ -325,7 +325,7 @@ class Node:
             self.participation.offered(word)
         elif isinstance(word, Start):
             if self.works.attempt(word.run) == word.attempt and self.works.state(word.run) == "accepted":
-                self.works.started(word)
+                self.works.started(word, self.clock())
                 self.parts.begin(word.run)
         elif isinstance(word, End):
             if self.works.attempt(word.run) == word.attempt:

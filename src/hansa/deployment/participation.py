@@ -48,7 +48,7 @@ class Participation:
         settings: its file, as it is now.
         workers: read plans and measure data.
         works: what it was asked, and what it answered.
-        envelopes: keep the keys of those that it would talk to.
+        envelopes: know those whom this node has met.
         courier: takes its answers to the hub.
         address: where other nodes may dial it, if they may.
         audit, log: where what happens is noted.
@@ -151,20 +151,15 @@ class Participation:
     async def _consider(self, run: str) -> None:
         offer = self._works.offer(run)
         try:
-            described = await self._workers.describe(offer.plan)
-            self._works.describe(run, described)
-            reason = self._objection(offer, described)
-            self._envelopes.pin(run, offer.certificates, self._works.recalled(run))
-            if not reason and self._name in offer.roles[described.many]:
-                self._works.measure(run, await self._workers.measure(self._settings().data[offer.data].plain()))
+            reason = await self._found(offer)
         except DataError as error:
             # Its sentence may name files, which are nobody's business but the owner's.
             self._log.warning("data cannot be used", run=run, data=offer.data, reason=str(error))
             reason = f"its data {offer.data!r} cannot be used; its own log says why"
         except HansaError as error:
             reason = str(error)
-        if self._works.attempt(run) != offer.attempt or self._works.state(run) != "looked at":
-            self.look()  # it ended meanwhile
+        if not self._stands(offer):
+            self.look()
             return
         manual = self._settings().policy.approval == "manual"
         self._audit.append("judged", run=run, plan=offer.digest, refused=bool(reason), reason=reason)
@@ -175,6 +170,28 @@ class Participation:
         else:
             self._answer(offer, "accepted", "")
         self.look()
+
+    async def _found(self, offer: Offer) -> str:
+        """Why this node takes no part; nothing if it does. Of an offer that ended meanwhile nothing is kept.
+
+        Raises:
+            HansaError: why, too.
+        """
+        described = await self._workers.describe(offer.plan)
+        if not self._stands(offer):
+            return ""
+        self._works.describe(offer.run, described)
+        reason = self._objection(offer, described)
+        self._envelopes.meet(offer.certificates, self._works.recalled(offer.run))
+        if not reason and self._name in offer.roles[described.many]:
+            shape = await self._workers.measure(self._settings().data[offer.data].plain())
+            if self._stands(offer):
+                self._works.measure(offer.run, shape)
+        return reason
+
+    def _stands(self, offer: Offer) -> bool:
+        """Whether this is still what is looked at: the hub may have ended it, and offered the run anew."""
+        return self._works.attempt(offer.run) == offer.attempt and self._works.state(offer.run) == "looked at"
 
     def _objection(self, offer: Offer, described: Described) -> str:
         """Why this node takes no part; nothing if it does.

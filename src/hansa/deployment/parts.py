@@ -37,6 +37,8 @@ class Parts:
         audit, log: where what happens is noted.
         spawn: lets something go on by itself.
         drop: forgets the letters of a run.
+        freed: called when the place of a run is free that the hub has not ended.
+        clock: POSIX seconds.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Parts:
         log: Log,
         spawn: Callable[[Awaitable[Any]], None],
         drop: Callable[[str], None],
+        freed: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self._name = name
         self._settings = settings
@@ -68,6 +72,8 @@ class Parts:
         self._log = log
         self._spawn = spawn
         self._drop = drop
+        self._freed = freed
+        self._clock = clock
         self._limits: dict[str, asyncio.TimerHandle] = {}
 
     def begin(self, run: str) -> None:
@@ -81,11 +87,13 @@ class Parts:
                 raise MessageError(flaw)
             # It may begin with fewer than were asked, and the policy has a word about how few.
             require_allowed(settings.policy, offer, described, start.roles[described.many])
-            # They were valid when this node took part; a run may outlast them.
-            self._envelopes.pin(run, offer.certificates, self._works.recalled(run), dated=False)
+            self._envelopes.pin(run, offer.certificates, self._works.recalled(run))
             self._envelopes.bind(run, start.epochs)
         except HansaError as error:
+            self._envelopes.forget(run)
+            self._works.set(run, "ended", packets.sentence(str(error)))
             self._decline(offer, error)
+            self._freed()
             return
         parties = {party for names in start.roles.values() for party in names}
         bound = settings.data.get(offer.data)
@@ -98,7 +106,11 @@ class Parts:
         self._begun[run] = Part(work, start.addresses, described.classes)
         self._host.begin(work)
         self._peers.meet(self._name, start.addresses, set(offer.certificates) - {HUB})
-        self._limits[run] = asyncio.get_running_loop().call_later(settings.limits.run, self._overdue, work)
+        now = self._clock()
+        began = self._works.began(run)
+        spent = max(0.0, now - (now if began is None else began))  # a clock may be set back
+        left = max(0.0, settings.limits.run - spent)
+        self._limits[run] = asyncio.get_running_loop().call_later(left, self._overdue, work)
 
     def end(self, word: End) -> None:
         """Lay it down: the run is over, or goes on without this node."""
@@ -158,9 +170,11 @@ class Parts:
                 self._courier.say(Trouble(offer.run, offer.attempt, party, type(error).__name__, why, fatal=True))
 
     def _overdue(self, work: Work) -> None:
-        limit = self._settings().limits.run
-        failed = Failed("Overdue", f"the run took longer than this node's limit of {limit:g} s", "", 0.0)
+        """Its time is over, and its place is another's: the hub may never say that it has ended."""
+        cause = f"the run took longer than this node's limit of {self._settings().limits.run:g} s"
+        failed = Failed("Overdue", cause, "", 0.0)
         for party, host in work.hosts.items():
             if host == self._name:
                 self._courier.trouble(work, party, failed, fatal=True)
-        self._spawn(self._host.end(work.run))
+        self.end(End(work.run, work.attempt, "failed", cause))
+        self._freed()

@@ -33,6 +33,7 @@ from hansa.deployment.packets import (
     Welcome,
 )
 from hansa.deployment.sealing import Envelope, seal
+from hansa.deployment.settings import NodeLimits
 from hansa.deployment.worker.duty import describe
 from hansa.deployment.worker.frames import Described
 from hansa.message import Message, decode, encode
@@ -101,9 +102,9 @@ class Impostor:
 
 
 @contextlib.asynccontextmanager
-async def captured(tmp_path: Path, policy: Any = ANYTHING) -> AsyncIterator[tuple[Impostor, Node]]:
+async def captured(tmp_path: Path, policy: Any = ANYTHING, **given: Any) -> AsyncIterator[tuple[Impostor, Node]]:
     """node-0, whose hub is an impostor; afterwards the true one comes back, and the node serves it."""
-    async with federation(tmp_path, start=[], policy=policy) as fed:
+    async with federation(tmp_path, start=[], policy=policy, **given) as fed:
         credentials, authority = fed.hub.credentials, fed.hub.authority
         made = Impostor(fed, credentials, authority)
         await fed.stop_hub()
@@ -445,5 +446,102 @@ def test_waiting_offers_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 await made.control(offer(made, run=f"{number:016x}"))
             assert "which is its limit" in await made.refused()
             assert len(node.works.all(("offered", "looked at", "pending"))) <= 5
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["ended", "ended and offered anew"])
+@pytest.mark.parametrize("step", ["describe", "measure"])
+def test_nothing_is_kept_of_an_offer_that_ends_while_it_is_looked_at(tmp_path: Path, step: str, again: bool) -> None:
+    """Otherwise a hub that offers and ends fills the node's memory, or has another plan run than the one that was agreed on."""
+
+    async def scenario() -> None:
+        async with captured(tmp_path, replace(ANYTHING, approval="manual")) as (made, node):
+            workers: Any = made.fed.workers["node-0"]
+            truly, looking, go = getattr(workers, step), asyncio.Event(), asyncio.Event()
+
+            async def slow(what: Any) -> Any:
+                setattr(workers, step, truly)
+                looking.set()
+                await go.wait()
+                return msgspec.structs.replace(await truly(what), **stale)
+
+            stale: dict[str, Any] = {"plan": "stale"} if step == "describe" else {}
+            setattr(workers, step, slow)
+            await made.control(offer(made, server="node-1"))
+            await looking.wait()
+            await made.control(End(RUN, 1, "stopped", ""))
+            await made.fed.until(lambda: node.works.state(RUN) == "ended", "it hears of the end")
+            assert not node.envelopes._keys
+            if again:
+                await made.control(offer(made, server="node-1", attempt=2))
+                await made.fed.until(lambda: node.works.state(RUN) == "pending", "it is looked at anew")
+            go.set()
+            await made.control(offer(made, run="00000000000000bb"))
+            await made.fed.until(lambda: node.works.state("00000000000000bb") == "pending", "the next is looked at")
+            assert not node.envelopes._keys
+            plan = node.works.described(RUN)
+            assert (plan is not None and plan.plan != "stale") if again else (plan is None or step == "measure")
+            assert node.works.shape(RUN) is None or again
+            assert node.works.state(RUN) == ("pending" if again else "ended")
+
+    drive(scenario())
+
+
+def test_no_keys_are_kept_of_offers_that_do_not_begin(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with captured(tmp_path) as (made, node):
+            for number, data in enumerate(("secrets", "iris", "secrets", "iris")):
+                await made.control(offer(made, run=f"{number:016x}", server="node-1", data=data))
+                assert (await made.answer(Answer)).verdict == ("accepted" if data == "iris" else "refused")
+            assert not node.envelopes._keys
+            await begun(made, node, server="node-1")
+            assert {run for run, _ in node.envelopes._keys} == {RUN}
+            # Of one that begins otherwise than it was offered neither, nor does it keep its place.
+            await made.control(start(offer(made, run=f"{1:016x}", server="node-1"), addresses={"eve": "127.0.0.1:1"}))
+            await made.answer(Trouble)
+            assert {run for run, _ in node.envelopes._keys} == {RUN}
+            assert node.works.state(f"{1:016x}") == "ended"
+
+    drive(scenario())
+
+
+def test_a_hub_that_never_says_the_end_does_not_keep_the_place(tmp_path: Path) -> None:
+    limits = NodeLimits(run=0.05, runs_at_once=1)
+
+    async def scenario() -> None:
+        async with captured(tmp_path, limits=limits) as (made, node):
+            for number in range(3):
+                good = offer(made, run=f"{number:016x}", server="node-1")
+                await made.control(good)
+                while (answer := await made.answer(Answer)).verdict == "pending":
+                    continue  # it is busy with the one before
+                assert (answer.run, answer.verdict) == (good.run, "accepted")
+                await made.control(start(good))
+                trouble = await made.answer(Trouble)
+                assert (trouble.run, trouble.kind, trouble.fatal) == (good.run, "Overdue", True)
+                assert "longer than this node's limit" in trouble.cause
+            assert not node.works.all(("started",)) and not node.begun and not node.envelopes._keys
+            await made.fed.until(lambda: not node.host.running(), "its programs end")
+            # The end comes late, or once more; and a further attempt is another run's equal.
+            await made.control(End(f"{0:016x}", 1, "failed", "late"))
+            await made.control(offer(made, run=f"{0:016x}", attempt=2))
+            assert (await made.answer(Answer)).verdict == "accepted"
+
+    drive(scenario())
+
+
+def test_a_run_that_began_otherwise_than_it_was_offered_does_not_keep_the_place(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with captured(tmp_path, limits=NodeLimits(runs_at_once=1)) as (made, _):
+            good = offer(made)
+            await made.control(good)
+            assert (await made.answer(Answer)).verdict == "accepted"
+            await made.control(offer(made, run="00000000000000bb"))
+            assert (await made.answer(Answer)).verdict == "pending"
+            await made.control(start(good, addresses={"eve": "127.0.0.1:1"}))
+            await made.answer(Trouble)
+            answer = await made.answer(Answer)
+            assert (answer.run, answer.verdict) == ("00000000000000bb", "accepted")
 
     drive(scenario())

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
+from hansa.deployment.disk import MAKE_ROOM, crowded, is_full, reason
 from hansa.errors import StoreError
 
 MIGRATIONS: Final[Sequence[str]] = (
@@ -62,6 +63,8 @@ MIGRATIONS: Final[Sequence[str]] = (
         remedy TEXT NOT NULL DEFAULT '', round INTEGER, created REAL NOT NULL, started REAL, ended REAL,
         attempt INTEGER NOT NULL DEFAULT 1, anew INTEGER NOT NULL DEFAULT 0, tag TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
         inline BLOB, blob TEXT NOT NULL DEFAULT '');
+    CREATE INDEX runs_ended ON runs (ended);
+    CREATE TABLE forgotten (run TEXT PRIMARY KEY, told BLOB NOT NULL);
     CREATE INDEX runs_listed ON runs (created, run, owner_kind, owner);
     CREATE TABLE hosts (
         run TEXT NOT NULL, host TEXT NOT NULL, party TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
@@ -76,7 +79,7 @@ MIGRATIONS: Final[Sequence[str]] = (
         blob TEXT NOT NULL, PRIMARY KEY (run, party));
     CREATE TABLE works (
         run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL,
-        described BLOB, shape BLOB, start BLOB, since REAL NOT NULL);
+        described BLOB, shape BLOB, start BLOB, began REAL, since REAL NOT NULL);
     CREATE TABLE recalls (run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name));
     CREATE TABLE members (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, serial TEXT NOT NULL, certificate BLOB NOT NULL, since REAL NOT NULL,
@@ -118,7 +121,7 @@ class Database:
                 f"{path} is in use by another process; stop that one first, or give this one another --home"
             ) from None
         except OSError as error:
-            raise StoreError(f"{path} cannot be opened: {error.strerror}") from None
+            raise StoreError(f"{path} cannot be opened: {reason(error)}") from None
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -131,7 +134,8 @@ class Database:
                 raise
         except (sqlite3.Error, OSError, StoreError) as error:
             os.close(self._lock)
-            raise StoreError(f"{path} cannot be used: {error}") from None
+            why = f"the disk is full ({error}); {MAKE_ROOM}" if _is_full(path, error) else str(error)
+            raise StoreError(f"{path} cannot be used: {why}") from None
 
     def _migrate(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -243,7 +247,7 @@ class Database:
                 raise
 
     def _full(self, error: sqlite3.Error) -> StoreError:
-        return StoreError(f"{self.path}: {error}; make room on the disk, then start again: nothing accepted is lost")
+        return StoreError(f"{self.path}: {error}; {MAKE_ROOM}: nothing accepted is lost")
 
     def _lost(self, failure: StoreError) -> StoreError:
         """What memory holds may now be ahead of the disk, so the process must end and begin again from the disk."""
@@ -255,3 +259,13 @@ class Database:
         if self.failed is not None:
             self.failed(failure)
         return failure
+
+
+def _is_full(path: Path, error: Exception) -> bool:
+    """Whether a file cannot be used because the disk is full, which SQLite calls an input or output error in some places."""
+    if isinstance(error, OSError):
+        return is_full(error)
+    if not isinstance(error, sqlite3.Error):
+        return False
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and crowded(path.parent))

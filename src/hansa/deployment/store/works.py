@@ -49,7 +49,7 @@ class WorkTable:
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
             " state = 'offered', reason = '', offer = excluded.offer, described = NULL, shape = NULL, start = NULL,"
-            " since = excluded.since",
+            " began = NULL, since = excluded.since",
             offer.run, encode(offer), now,
         )  # fmt: skip
 
@@ -81,9 +81,16 @@ class WorkTable:
         """Keep what the plan of a run is."""
         self._db.write("UPDATE works SET described = ? WHERE run = ?", encode(described), run)
 
-    def started(self, start: Start) -> None:
+    def started(self, start: Start, now: float) -> None:
         """The run begins."""
-        self._db.write("UPDATE works SET state = 'started', start = ? WHERE run = ?", encode(start), start.run)
+        self._db.write(
+            "UPDATE works SET state = 'started', start = ?, began = ? WHERE run = ?", encode(start), now, start.run
+        )
+
+    def began(self, run: str) -> float | None:
+        """When the run began here, POSIX seconds; None for one that has not."""
+        rows = self._db.read("SELECT began FROM works WHERE run = ?", run)
+        return None if not rows or rows[0][0] is None else float(rows[0][0])
 
     def set(self, run: str, state: str, reason: str = "") -> None:
         """The run's new state."""
