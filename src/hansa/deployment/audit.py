@@ -32,7 +32,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from hansa.deployment.disk import sync
+from hansa.deployment.disk import is_full, reason, sync
 from hansa.errors import AuditError, StoreError
 
 CHECKPOINT_EVERY: Final = 1000
@@ -583,4 +583,6 @@ def _set_aside(aside: Path, torn: bytes) -> None:
 
 
 def _store(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path}: {error.strerror or error}; free space or correct the path, then try again")
+    if is_full(error):
+        return StoreError(f"{path}: {reason(error)}")
+    return StoreError(f"{path}: {error.strerror or error}; correct the path, then try again")

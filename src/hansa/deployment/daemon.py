@@ -19,6 +19,7 @@ from typing import Final, final
 
 from hansa.deployment import control
 from hansa.deployment.binding import absent
+from hansa.deployment.disk import reason
 from hansa.deployment.health import Health
 from hansa.deployment.heap import one_heap
 from hansa.deployment.hub import Hub, create
@@ -342,7 +343,7 @@ def _note(path: Path, text: str) -> None:
         fresh.write_text(f"{text}\n", encoding="ascii")
         os.replace(fresh, path)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise StoreError(f"{path} cannot be written: {reason(error)}") from None
 
 
 def _forget(path: Path | None) -> None:

@@ -18,7 +18,7 @@ from hansa.deployment import api, host
 from hansa.deployment.audit import AuditLog
 from hansa.deployment.quantity import Address
 from hansa.deployment.store import Database
-from hansa.deployment.worker.spool import Draft
+from hansa.deployment.worker.spool import Draft, Spool
 from hansa.errors import StoreError
 from tests.deployment.faults import homes as homes_of
 from tests.deployment.faults import village
@@ -160,6 +160,59 @@ def test_what_the_audit_log_cannot_record_does_not_leave(
             await town.close()
 
     asyncio.run(run())
+
+
+FULL = "the disk is full .*; make room on the disk, then start again"
+
+
+@pytest.mark.parametrize("pages", [0, 2, 8, 16])
+def test_a_process_that_finds_its_disk_full_says_so_and_what_to_do(tmp_path: Path, pages: int) -> None:
+    """SQLite finds out in one place or another, and calls it by different names."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    with small_disk(home, "1m"):
+        filler = fill(home)
+        os.truncate(filler, filler.stat().st_size - 4096 * pages)
+        with pytest.raises(
+            StoreError, match=f"{FULL}|cannot be opened: No space left on device; make room on the disk"
+        ):
+            Database(home / "node.db")
+        filler.unlink()
+        Database(home / "node.db").close()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_an_error_that_says_nothing_is_put_down_to_a_full_disk_only_where_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    path = tmp_path / "a.db"
+    Database(path).close()
+    (tmp_path / "a.db-wal").mkdir()
+    if full:
+        found = os.statvfs(tmp_path)
+        none = type("Found", (), {"f_bavail": 3, "f_frsize": found.f_frsize, "f_files": 0, "f_favail": 0})
+        monkeypatch.setattr(os, "statvfs", lambda _: none)
+    with pytest.raises(StoreError, match=FULL if full else r"a\.db cannot be used: (?!.*full)"):
+        Database(path)
+
+
+def test_a_file_that_is_no_database_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: pytest.fail("it is not asked"))
+    (tmp_path / "a.db").write_bytes(b"no database at all, however long it is" * 100)
+    with pytest.raises(StoreError, match=r"file is not a database$"):
+        Database(tmp_path / "a.db")
+
+
+def test_a_spool_and_an_audit_log_without_room_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said = "No space left on device; make room on the disk, then start again"
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=said):
+        patch.setattr(Path, "mkdir", full)
+        Spool(tmp_path / "spool")
+    with pytest.raises(StoreError, match=said):
+        AuditLog(tmp_path / "audit.log", lambda: 0.0, opener=full)  # type: ignore[arg-type]
 
 
 def test_a_database_that_failed_keeps_nothing_of_that_turn_and_writes_no_more(tmp_path: Path) -> None:

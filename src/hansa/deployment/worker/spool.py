@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Final, final
 
-from hansa.deployment.disk import sync
+from hansa.deployment.disk import reason, sync
 from hansa.errors import StoreError
 
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
@@ -51,7 +51,7 @@ class Spool:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"the spool {self.folder} cannot be made: {error.strerror}") from None
+            raise StoreError(f"the spool {self.folder} cannot be made: {reason(error)}") from None
 
     def path(self, name: str) -> Path:
         """Where the frame called ``name`` lies.
