@@ -31,6 +31,10 @@ GREETING: Final = 10.0
 """Seconds that whoever opens a stream has for its first packet."""
 PART: Final = 1 << 20
 """Bytes of a file that are sent at a time."""
+RENEWALS: Final = 10
+"""Certificates that one member may have in a minute; an honest one asks once in days."""
+RECORDED: Final = 30
+"""Refusals of one member that are recorded in a minute; each waits for the disk, and all others wait with it."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
@@ -46,6 +50,8 @@ class Service:
         limits = hub.settings.limits
         self._enrolments = Rates(limits.enrolments_per_minute, hub.clock)
         self._streams = Rates(limits.connections_per_minute, hub.clock)
+        self._renewals = Rates(RENEWALS, hub.clock, "member")
+        self._recorded = Rates(RECORDED, hub.clock, "member")
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The four methods, of frames in bytes."""
@@ -168,6 +174,7 @@ class Service:
             return hub.enrol(who, word)
         if isinstance(word, api.Renew):
             allow(kind, name, "renew", Object("member", owner))
+            self._renewals.count(name, "renewals")
             return hub.renewed(who, word)
         if isinstance(word, api.Submit):
             allow(kind, name, "submit", Object("run", owner))
@@ -277,8 +284,13 @@ class Service:
         self._hub.metrics.refusals.add(type(error).__name__)
         log = self._hub.log.warning if not isinstance(error, ConfigError) else self._hub.log.info
         log("refused", peer=peer, address=_address(context), kind=type(error).__name__, reason=str(error))
-        if isinstance(error, NotAuthorized | IdentityError):
-            self._hub.audit.append("refused", peer=peer or "", reason=str(error))
+        if not isinstance(error, NotAuthorized | IdentityError):
+            return
+        # Whoever is refused again and again is answered each time, and on record as far as that costs the others nothing.
+        left_out = self._recorded.take(peer or _address(context))
+        if left_out is not None:
+            more = {"left_out": left_out} if left_out else {}
+            self._hub.audit.append("refused", peer=peer or "", reason=str(error), **more)
 
 
 _INSIDE: Final = "the hub failed inside, and nobody foresaw how; its own log says it"
