@@ -90,6 +90,13 @@ class Protocol(ABC):
             PlanError: this protocol cannot run with them; says why.
         """
 
+    def needed_parties(self) -> tuple[int, str]:
+        """How many parties that own data there must be, and the setting that says so: with fewer, its programs refuse to begin.
+
+        Whoever gathers the parties asks; a protocol that runs with any number need not say so.
+        """
+        return 1, ""
+
 
 @dataclass(frozen=True)
 class Gathering:

@@ -110,6 +110,7 @@ class Runs:
 
     def _add(self, owner: tuple[str, str], plan: Described, request: Submit, told: str) -> str:
         parties = self._asked(request, plan.roles)
+        _require_enough(plan, request, parties)
         self._require_room(owner)  # others of its may have come while the plan was read
         run = secrets.token_hex(8)
         name, hosts = request.name or plan.name or run, dict[str, str]()
@@ -317,3 +318,29 @@ class Runs:
                 # A cause may hold what many parties said; an end that is too long to be read would never be heard.
                 self.ledger.control(machine, End(run, record.attempt, how.status, packets.sentence(how.cause)))
         self._next()
+
+
+def _require_enough(plan: Described, request: Submit, parties: Sequence[str]) -> None:
+    """Go on only if the plan's programs would begin with the parties that are asked, and with the least of them.
+
+    Raises:
+        ConfigError: they would refuse.
+    """
+    absent = [name for name in plan.terms.named or () if name not in parties]
+    if absent:
+        raise ConfigError(
+            f"the plan's sampling names {absent[0]!r}, which is not asked: name it in --parties too, or leave it out of the plan"
+        )
+    asked, least = len(parties), request.least or len(parties)
+    if plan.needed <= least:
+        return
+    what = f"[protocol] {plan.setting} = {plan.needed}" if plan.setting else "the plan's protocol"
+    lower = (
+        f"set {plan.setting} to {least} or less (--set protocol.{plan.setting}={least}), or " if plan.setting else ""
+    )
+    if plan.needed > asked:
+        few = f"{asked} {'is' if asked == 1 else 'are'} asked"
+        raise ConfigError(f"{what} needs {plan.needed} parties, and {few}: {lower}ask more parties")
+    raise ConfigError(
+        f"{what} needs {plan.needed} parties, and with --least {least} the run could begin with fewer: {lower}raise --least to {plan.needed}"
+    )

@@ -150,6 +150,10 @@ class FedBuff(Protocol):
     def _optimizer(self) -> ServerSGD:
         return ServerSGD(self.server_learning_rate, self.server_momentum)
 
+    def needed_parties(self) -> tuple[int, str]:
+        """As many as are at work at once."""
+        return self.concurrency, "concurrency"
+
     def roles(self, learner: Learner, aggregation: Aggregation[Any, Any]) -> Mapping[str, Role]:
         async def server(me: Party) -> Params:
             return await _serve(self, self._optimizer(), learner, aggregation, me)
@@ -168,7 +172,7 @@ _TRAINING = Algorithm(lambda params, slots, *_: (params.flat, slots))
 async def _serve(
     protocol: FedBuff, optimizer: ServerSGD, learner: Learner, aggregation: Aggregation[Any, Any], me: Party
 ) -> Params:
-    if protocol.concurrency > len(me.roster["client"]):
+    if protocol.needed_parties()[0] > len(me.roster["client"]):
         raise ConfigError(
             f"FedBuff: {protocol.concurrency} parties cannot be at work among {len(me.roster['client'])};"
             f" lower concurrency"

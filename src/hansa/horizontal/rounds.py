@@ -179,6 +179,10 @@ class Synchronous(Protocol):
         if self.missed_quorum not in ("stop", "skip"):
             raise ConfigError(f"{name}: missed_quorum must be 'stop' or 'skip', not {self.missed_quorum!r}")
 
+    def needed_parties(self) -> tuple[int, str]:
+        """Every cohort is drawn from more, or as many; parties that are named are not drawn."""
+        return (1, "") if isinstance(self.sampling, Fixed) else (self.cohort, "cohort")
+
     def roles(self, learner: Learner, aggregation: Aggregation[Any, Any]) -> Mapping[str, Role]:
         algorithm = self.algorithm(learner)
 
@@ -210,7 +214,7 @@ async def _serve(
     protocol: Synchronous, algorithm: Algorithm, learner: Learner, aggregation: Aggregation[Any, Any], me: Party
 ) -> Params:
     clients = me.roster["client"]
-    if protocol.cohort > len(clients) and not isinstance(protocol.sampling, Fixed):
+    if protocol.needed_parties()[0] > len(clients):
         raise ConfigError(
             f"{type(protocol).__name__}: a cohort of {protocol.cohort} cannot be drawn from {len(clients)} parties;"
             f" lower cohort to {len(clients)} or less"

@@ -15,8 +15,8 @@ from hansa.message import encode
 from hansa.protocol import Progress
 from tests.deployment.federation import PLAN, drive, federation
 
-FEDAVG = PLAN.format(name="fedavg")
-PEERS = FEDAVG.replace('"fedavg"', '"dpsgd"').replace("cohort = 4\n", "")
+FEDAVG = PLAN.format(name="fedavg").replace("cohort = 4", "cohort = 2")
+PEERS = PLAN.format(name="dpsgd").replace("cohort = 4\n", "")
 
 
 def test_a_long_refusal_of_one_does_not_keep_the_others_from_hearing_of_the_end(tmp_path: Path) -> None:

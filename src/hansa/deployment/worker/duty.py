@@ -51,6 +51,7 @@ def describe(text: str) -> Described | Unusable:
         plan, _ = plans.parse(text, {})
         roles = plan.protocol.roles(plan.learner, plan.aggregation)
         terms = terms_of(plan)
+        needed, setting = plan.protocol.needed_parties()
     except Exception as error:
         said = str(error) if isinstance(error, HansaError) else f"plan: {type(error).__name__}: {error}"
         return Unusable(said[:MOST_TEXT])
@@ -63,6 +64,8 @@ def describe(text: str) -> Described | Unusable:
         roles={name: RoleTerms(role.many, role.starts, role.peers) for name, role in roles.items()},
         rounds=None if terms.rounds is None else int(terms.rounds),
         classes={kind.tag: kind.discloses for role in roles.values() for kind in role.receives},
+        needed=needed,
+        setting=setting,
     )
 
 

@@ -102,6 +102,8 @@ class Described(Message, frozen=True):
         roles: its protocol's.
         rounds: how many at most, where the protocol says it.
         classes: for each class of message that a role receives, what it discloses.
+        needed: how many parties that own data its protocol needs. See :meth:`hansa.protocol.Protocol.needed_parties`.
+        setting: of the protocol, which says so; empty where none does.
     """
 
     tag = "hansa.worker.described/1"
@@ -113,6 +115,8 @@ class Described(Message, frozen=True):
     roles: dict[str, RoleTerms]
     rounds: int | None
     classes: dict[str, str]
+    needed: int = 1
+    setting: str = ""
 
     @property
     def many(self) -> str:
