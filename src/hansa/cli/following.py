@@ -34,6 +34,8 @@ class Following:
         self._console = Console(file=sys.stderr, highlight=False)
         self._tracker: Tracker = Live(self._console) if self._console.is_terminal else Lines(sys.stderr)
         self._began = self._before = run.created
+        self._ended = ""
+        self._answers: list[str] = []
         if not json:
             self._tracker.begin(RunInfo(run.name, "", run.digest, run.rounds, 0, 0))
 
@@ -47,13 +49,21 @@ class Following:
             self.metrics.update(progress.metrics)
         if self._json:
             print(dumps(as_data(event, progress)), flush=True)
-        elif progress is not None:
+            return
+        if self._ended:  # it was not the last end: the run was resumed
+            self.say(self._ended)
+            self._ended = ""
+        if progress is not None:
             since, took = event.time - self._began, event.time - self._before
             self._before = event.time
             record = RoundRecord(progress.round, progress.metrics, progress.parties, progress.note, since, took)
             self._tracker.round(record)
+        elif event.kind == "status" and event.text.partition(":")[0] in _ENDS:
+            self._ended = event.text
         else:
             self.say(sentence(event))
+            if event.kind == "answer":
+                self._answers.append(event.text)
 
     def say(self, text: str) -> None:
         """A line beside the bar."""
@@ -61,10 +71,23 @@ class Following:
             self._console.print(text, markup=False, soft_wrap=True)
 
     def end(self, run: RunView) -> None:
-        """Show how it ended."""
-        if not self._json:
-            seconds = (run.ended or self._before) - self._began
-            self._tracker.end(RunEnd(_ENDS.get(run.status, "interrupted"), run.cause, seconds, {}))
+        """Show how it ended, and of what: once, but for the reasons that its parties were seen to give."""
+        if self._json:
+            return
+        end = RunEnd(
+            _ENDS.get(run.status, "interrupted"), self._cause(run), (run.ended or self._before) - self._began, {}
+        )
+        self._tracker.end(end)
+        if isinstance(self._tracker, Live):  # its bar says no more than how far it came
+            Lines(sys.stderr).end(end)
+
+    def _cause(self, run: RunView) -> str:
+        status, _, told = self._ended.partition(": ")
+        cause = told if status == run.status else ": ".join(filter(None, [run.party if run.cause else "", run.cause]))
+        for seat in run.participants:
+            if seat.reason and any(text.endswith(f": {seat.reason}") for text in self._answers):
+                cause = cause.replace(f" ({seat.reason})", "")
+        return cause
 
     def leave(self) -> None:
         """Stop showing a run that goes on."""

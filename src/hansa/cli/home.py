@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import typer
 from hansa.errors import MissingExtra
 
 NEEDED: Final = ("grpc", "cryptography")
+LEAST_CELL: Final = 24
+"""Characters to which a cell is cut at most, however narrow the terminal is."""
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="Where keys and state are kept; $HANSA_HOME, or ~/.hansa, if not said.")
@@ -54,13 +57,26 @@ def date(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
 
 
-def table(rows: Sequence[tuple[str, ...]], heads: tuple[str, ...]) -> str:
+def terminal() -> int:
+    """How many characters a line of the terminal has; 0 where the output goes to no terminal, which takes lines of any length."""
+    return shutil.get_terminal_size((0, 0)).columns
+
+
+def table(rows: Sequence[tuple[str, ...]], heads: tuple[str, ...], width: int = 0) -> str:
     """Columns of text.
 
     >>> print(table([("a", "bcd")], ("x", "y")))
     x  y
     a  bcd
+
+    Args:
+        rows, heads: the cells.
+        width: characters of a line; the last column is cut to it, but not so far that nothing of it could be read. 0 for any.
     """
+    if width:
+        before = sum(max(len(row[i]) for row in [heads, *rows]) + 2 for i in range(len(heads) - 1))
+        room = max(width - before, LEAST_CELL, len(heads[-1]))
+        rows = [(*row[:-1], row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "...") for row in rows]
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     return "\n".join(
         "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in [heads, *rows]

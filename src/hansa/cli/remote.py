@@ -13,7 +13,7 @@ import typer
 from hansa import plan as planning
 from hansa import schema
 from hansa.cli.following import Following, as_data, sentence
-from hansa.cli.home import Home, date, hint, home_of, same_home, table
+from hansa.cli.home import Home, date, hint, home_of, same_home, table, terminal
 from hansa.cli.output import Json, emit, say
 from hansa.cli.runs import _fresh, _set
 from hansa.errors import ConfigError, MissingExtra, Unreachable
@@ -111,7 +111,7 @@ def list_runs(
         emit([view_data(one) for one in found])
     else:
         rows = [(one.run, one.name, one.status, _round(one), one.owner, date(one.created), why(one)) for one in found]
-        say(table(rows, ("run", "name", "status", "round", "owner", "submitted", "cause")))
+        say(table(rows, ("run", "name", "status", "round", "owner", "submitted", "cause"), terminal()))
     if more:
         hint(f"{more} more, older ones: hansa runs --all{same_home(home)}")
 
