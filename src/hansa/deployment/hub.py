@@ -457,8 +457,7 @@ class Hub:
         """See :class:`hansa.deployment.link.Desk`."""
         self.metrics.refusals.add("by a node")
         self.log.warning("a node refused a message", peer=peer, run=refused.run or None, reason=refused.reason)
-        if refused.run and self.runs.table.get(refused.run) is not None:
-            self.runs.table.happened(self.clock(), refused.run, "refused", refused.reason, peer)
+        self.runs.running.refused(refused.run, peer, refused.reason)
 
     def _over(self, run: str) -> None:
         for link in self._links.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from hansa.deployment.api import Event, RunView
@@ -19,13 +19,13 @@ from hansa.protocol import Progress
 _STATUS: dict[str, Status] = {"completed": "completed", "stopped": "stopped", "failed": "failed"}
 
 
-def write_run(folder: Path, record: Record, view: RunView, rounds: Sequence[Event], spool: Spool) -> Path:
+def write_run(folder: Path, record: Record, view: RunView, rounds: Iterable[Event], spool: Spool) -> Path:
     """Write a run's folder anew: metrics, report and, where its server ran here, the model.
 
     Args:
         folder: where.
         record, view: the run.
-        rounds: its events of kind "round".
+        rounds: its events of kind "round"; they are read as they are written.
         spool: where a large model lies.
     """
     shutil.rmtree(folder, ignore_errors=True)

@@ -19,13 +19,28 @@ from hansa.deployment.settings import HubSettings
 from hansa.deployment.store import ACTIVE, Mailbox, Record, Seat
 from hansa.deployment.worker.frames import Body, Failed
 from hansa.errors import MessageError
-from hansa.message import decode
+from hansa.message import decode, encode
 from hansa.protocol import Progress
 
 LOST_AFTER: Final = 600.0
 """Seconds that a machine with a program that the run waits for may be away."""
 MAX_PROGRESS: Final = 1 << 20
 """Bytes of what a program says of one round."""
+METRICS: Final = 1000
+"""Different metrics that the programs of one run may report: each is a column of its tables."""
+
+
+def budget(rounds: int | None, parties: int) -> int:
+    """Bytes that one party may say in one attempt at a run: of each round, half a kilobyte of each party and something of its own.
+
+    Args:
+        rounds: of the plan; None where it does not say.
+        parties: how many take part.
+
+    >>> budget(10, 4)
+    4235264
+    """
+    return 4 * MAX_PROGRESS + (rounds or 10_000) * min(MAX_PROGRESS, 2048 + 512 * parties)
 
 
 @final
@@ -59,7 +74,8 @@ class Running:
         self._end = end
         self._seats: dict[str, dict[str, Seat]] = {}
         self._began: dict[str, float] = {}
-        self._heard: dict[tuple[str, str], int] = {}
+        self._heard: dict[tuple[str, str], tuple[int, int]] = {}
+        self._metrics_of: dict[str, set[str]] = {}
         self._absent: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._clearing: set[asyncio.Future[list[None]]] = set()
         self.host: Host | None = None
@@ -71,6 +87,8 @@ class Running:
         now = self._ledger.clock()
         self._seats[record.run] = seats
         self._began[record.run] = now
+        for party, said in self._table.said(record.run, record.started or 0.0).items():
+            self._heard[record.run, party] = said  # a restart gives nobody a second budget
         hosts = {party: seat.host for party, seat in seats.items()}
         bound = self._settings.data.get(request_of(record).data)
         work = Work(
@@ -94,6 +112,7 @@ class Running:
         clearing.add_done_callback(self._clearing.discard)
         self._seats.pop(run, None)
         self._began.pop(run, None)
+        self._metrics_of.pop(run, None)
         for key in [key for key in self._absent if key[0] == run]:
             self._absent.pop(key).cancel()
         for key in [key for key in self._heard if key[0] == run]:
@@ -165,7 +184,7 @@ class Running:
         """The word of a party on a node; why it is refused, or nothing."""
         if not isinstance(word, Trouble) and not self._starts(word.run, word.party):
             return f"'{word.party}' does not start by itself, and says no such thing"
-        if self._tires(record, word.party):
+        if self._tires(record, word.party, len(encode(word))):
             return f"'{word.party}' has said more in this run than any program says"
         if isinstance(word, Report):
             return self._reported(record.run, word.party, word.progress)
@@ -175,11 +194,23 @@ class Running:
             self._ended(record.run, word.party, 1)
         return ""
 
-    def _tires(self, record: Record, party: str) -> bool:
-        """Whether a party on a node has said more than is kept of one."""
-        key = record.run, party
-        self._heard[key] = said = self._heard.get(key, 0) + 1
-        return said > 1000 + 4 * (record.described.rounds or 100_000)
+    def refused(self, run: str, node: str, reason: str) -> None:
+        """A node did not take a letter: its programs may say so as often as they may say anything."""
+        seats = self._seats.get(run, {})
+        if any(seat.host == node for seat in seats.values()) and not self._tires(
+            self._ledger.known(run), node, len(reason)
+        ):
+            self._table.happened(self._ledger.clock(), run, "refused", reason, node)
+
+    def _tires(self, record: Record, party: str, size: int) -> bool:
+        """Whether a party has said more than is kept of one, in words or in bytes."""
+        rounds, key = record.described.rounds, (record.run, party)
+        words, total = self._heard.get(key, (0, 0))
+        words, total = words + 1, total + size
+        if words > 1000 + 4 * (rounds or 100_000) or total > budget(rounds, len(self._seats.get(record.run, ()))):
+            return True
+        self._heard[key] = words, total
+        return False
 
     # The courier of the hub's own programs.
 
@@ -190,8 +221,12 @@ class Running:
 
     def report(self, work: Work, party: str, body: Body) -> None:
         """To the observer, which is the hub's own table."""
-        if self._table.get(work.run) is not None:
-            flaw = self._reported(work.run, party, self._mailbox.frame(body))
+        record = self._table.get(work.run)
+        if record is not None and work.run in self._seats:
+            frame = self._mailbox.frame(body)
+            # What it says of the others is what they told it.
+            tires = self._tires(record, party, len(frame))
+            flaw = "more than any program says" if tires else self._reported(work.run, party, frame)
             if flaw:
                 self._ledger.log.error("report refused", run=work.run, party=party, reason=flaw)
 
@@ -220,6 +255,14 @@ class Running:
             return str(error)
         if not 0 <= progress.round < 1 << 53:
             return f"there is no round {progress.round}"
+        strangers = progress.parties.keys() - self._seats.get(run, {}).keys()
+        if strangers and self.seat_of(run, party) != HUB:
+            return f"'{min(strangers)[:100]}' takes no part in the run, and has no metrics in it"
+        known = self._metrics_of.setdefault(run, set())
+        names = known.union(progress.metrics, *progress.parties.values())
+        if len(names) > METRICS:
+            return f"the run would have more than {METRICS} different metrics"
+        self._metrics_of[run] = names
         self._ledger.tell(run, "round", progress.note, party=party, round=progress.round, progress=frame)
         self._table.set(run, round=progress.round)
         self._metrics.rounds.add()

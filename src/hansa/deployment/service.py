@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias, final
 
@@ -124,13 +124,24 @@ class Service:
 
     async def _written(self, record: Record) -> Path:
         """A run's folder, written anew; whoever leaves meanwhile waits for its end, so that nobody writes beside it."""
-        rounds = self._hub.runs.table.events(record.run, kind="round", limit=1_000_000)
+        rounds = self._rounds(record.run, asyncio.get_running_loop())
         folder, view = self._hub.home / "runs" / record.run, self._hub.runs.view(record)
         writing = asyncio.ensure_future(asyncio.to_thread(write_run, folder, record, view, rounds, self._hub.spool))
         try:
             return await asyncio.shield(writing)
         finally:
             await asyncio.wait([writing])
+
+    def _rounds(self, run: str, loop: asyncio.AbstractEventLoop) -> Iterator[api.Event]:
+        """What was reported of a run's rounds, for another thread than the loop's: never more of it than a page."""
+
+        async def page(after: int) -> list[api.Event]:
+            return self._hub.runs.table.events(run, after, kind="round")
+
+        after = 0
+        while events := asyncio.run_coroutine_threadsafe(page(after), loop).result():
+            yield from events
+            after = events[-1].number
 
     async def link(self, _: object, context: Context) -> None:
         """A node's standing stream."""

@@ -20,6 +20,8 @@ ACTIVE: Final = ("joining", "running")
 """The states of a run that holds machines."""
 TERMINAL: Final = ("completed", "stopped", "failed")
 """The states that a run does not leave by itself."""
+PAGE: Final = 1 << 20
+"""Bytes of what is read of events at a time, where one event alone is not more."""
 
 
 @final
@@ -193,13 +195,32 @@ class RunTable:
         return Event(number, now, run, kind, party, round, text, progress)
 
     def events(self, run: str, after: int = 0, limit: int = 1000, kind: str = "") -> list[Event]:
-        """A run's events after a number, the oldest first."""
-        rows = self._db.read(
-            "SELECT number, time, run, kind, party, round, text, data FROM events"
-            " WHERE run = ? AND number > ? AND (? = '' OR kind = ?) ORDER BY number LIMIT ?",
+        """The next of a run's events after a number, the oldest first: as many as :data:`PAGE` holds; none after the last."""
+        wanted = "FROM events WHERE run = ? AND number > ? AND (? = '' OR kind = ?)"
+        sizes = self._db.read(
+            f"SELECT number, LENGTH(text) + COALESCE(LENGTH(data), 0) {wanted} ORDER BY number LIMIT ?",
             run, after, kind, kind, limit,
         )  # fmt: skip
+        last, held = after, 0
+        for number, size in sizes:
+            held += size
+            if held > PAGE and last != after:
+                break
+            last = number
+        rows = self._db.read(
+            f"SELECT number, time, run, kind, party, round, text, data {wanted} AND number <= ? ORDER BY number",
+            run, after, kind, kind, last,
+        )  # fmt: skip
         return [Event(*row) for row in rows]
+
+    def said(self, run: str, since: float) -> dict[str, tuple[int, int]]:
+        """How many words each party has said in a run since then, as far as events tell, and how many bytes they are."""
+        rows = self._db.read(
+            "SELECT party, COUNT(*), SUM(COALESCE(LENGTH(data), LENGTH(text))) FROM events"
+            " WHERE run = ? AND time >= ? AND kind IN ('round', 'trouble', 'refused') GROUP BY party",
+            run, since,
+        )  # fmt: skip
+        return {party: (words, size) for party, words, size in rows}
 
     def counts(self) -> dict[str, int]:
         """How many runs there are in each state."""
