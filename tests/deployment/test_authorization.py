@@ -20,6 +20,7 @@ operator   run         see      opxf
 operator   run         watch    opxf
 operator   run         stop     opxf
 operator   run         resume   opxf
+operator   run         forget   opxf
 operator   run         approve  opxf
 operator   model       fetch    opxf
 operator   metrics     see      opxf
@@ -39,6 +40,7 @@ submitter  run         see      o---
 submitter  run         watch    o---
 submitter  run         stop     o---
 submitter  run         resume   o---
+submitter  run         forget   o---
 submitter  model       fetch    o---
 submitter  metrics     see      o---
 submitter  metrics     watch    o---
@@ -65,6 +67,7 @@ VERBS_HERE = [
     "watch",
     "stop",
     "resume",
+    "forget",
     "approve",
     "fetch",
     "invite",

@@ -101,7 +101,8 @@ def test_nothing_is_for_ever() -> None:
         for field in fields(kind):
             if field.type == "Seconds":
                 assert 0 < getattr(kind(), field.name) < float("inf")
-                for text in ("inf", "0", "-1", "nan"):
+                # What is kept for ever holds nobody up, and whoever wants that says so by 0.
+                for text in ("inf", "-1", "nan", *(("0",) if field.name != "keep" else ())):
                     assert any(field.name in line for line in mistakes(whole, f"[{table}]\n{field.name} = {text}\n"))
 
 
@@ -190,6 +191,9 @@ def test_settings_that_do_not_fit_together_are_found_each_on_its_line() -> None:
         (HubSettings, '[certificates]\nperson = "3651d"', "must not outlive"),
         (HubSettings, '[certificates]\nnode = "0s"', "at least 60"),
         (HubSettings, "[policy]\nprotocols = []", "no setting 'policy'"),
+        (HubSettings, "[limits]\nkeep = 90", 'keep is 0 for ever, or a time such as "90d", and must be at least 3600'),
+        (NodeSettings, '[limits]\nkeep = "59min"', "must be at least 3600"),
+        (NodeSettings, "[limits]\nkeep = -1", "must be at least 3600"),
         (HubSettings, "limits = 3", "expected a table"),
         (NodeSettings, 'listen = "0.0.0.0:7402"', "say with address"),
         (NodeSettings, 'address = "node.example.org:1"', "give listen too"),

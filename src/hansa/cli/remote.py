@@ -1,4 +1,4 @@
-"""``hansa submit``, ``runs``, ``watch``, ``logs``, ``stop``, ``resume``, ``fetch``: runs of a federation."""
+"""``hansa submit``, ``runs``, ``watch``, ``logs``, ``stop``, ``resume``, ``forget``, ``fetch``: runs of a federation."""
 
 from __future__ import annotations
 
@@ -224,6 +224,20 @@ def resume(run: Run, home: Home = None, json: Json = False) -> None:
     if going != name:
         say(f"{name} cannot go on, as a machine was restored from a backup; it begins anew, as run {going}")
     say(f"{going} goes on; watch it: hansa watch {going[:6]}{same_home(home)}")
+
+
+def forget(run: Run, home: Home = None, json: Json = False) -> None:
+    """Remove a run that has ended from the hub: its model, its metrics, and what could be resumed of it."""
+    place = home_of(home, "hansa forget")
+    from hansa.deployment import api, people
+
+    mine = people.credentials_at(place)
+    view = people.find_run(mine, run)
+    people.ask(mine, api.ForgetRun(view.run), api.Done)
+    if json:
+        emit({"forgotten": view.run})
+    else:
+        say(f"forgot {view.run} ({view.name}, {view.status})")
 
 
 def fetch(

@@ -167,6 +167,19 @@ class ResumeRun(Message, frozen=True):
     run: str
 
 
+class ForgetRun(Message, frozen=True):
+    """Forget a run that has ended: its result, what its programs saved, its events and its files.
+
+    Args:
+        run: which one.
+    """
+
+    tag = "hansa.api.forget-run/1"
+    discloses = "nothing but who asks"
+
+    run: str
+
+
 class Done(Message, frozen=True):
     """It was done."""
 
@@ -423,7 +436,7 @@ class Problem(Message, frozen=True):
 
 
 REQUESTS: Final[tuple[type[Message], ...]] = (
-    Submit, ListRuns, StopRun, ResumeRun, ReadEvents, Invite, Revoke, ListMembers, Enrol, Renew, Greet,
+    Submit, ListRuns, StopRun, ResumeRun, ForgetRun, ReadEvents, Invite, Revoke, ListMembers, Enrol, Renew, Greet,
 )  # fmt: skip
 ANSWERS: Final[tuple[type[Message], ...]] = (
     Submitted, RunList, Done, Event, FilePart, Invited, MemberList, Certified, Greeting, Problem,

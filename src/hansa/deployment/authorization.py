@@ -18,7 +18,7 @@ from hansa.errors import NotAuthorized
 
 Kind = Literal["operator", "submitter", "node", "observer", "invited"]
 Verb = Literal[
-    "see", "submit", "watch", "stop", "resume", "approve", "fetch", "invite", "revoke", "enrol", "renew", "link"
+    "see", "submit", "watch", "stop", "resume", "forget", "approve", "fetch", "invite", "revoke", "enrol", "renew", "link"
 ]
 Thing = Literal["run", "model", "metrics", "logs", "member", "invitation", "audit", "link"]
 Whose = Literal["own", "part", "other", "federation"]
@@ -67,7 +67,7 @@ ALL: Final[tuple[Whose, ...]] = WHOSE
 
 RIGHTS: Final[tuple[Right, ...]] = (
     Right("operator", "run", ("submit",), OWN),
-    Right("operator", "run", ("see", "watch", "stop", "resume", "approve"), ALL),
+    Right("operator", "run", ("see", "watch", "stop", "resume", "forget", "approve"), ALL),
     Right("operator", "model", ("fetch",), ALL),
     Right("operator", "metrics", ("see", "watch", "fetch"), ALL),
     Right("operator", "logs", ("see",), ALL),
@@ -76,7 +76,7 @@ RIGHTS: Final[tuple[Right, ...]] = (
     Right("operator", "invitation", ("see", "invite", "revoke"), ALL),
     Right("operator", "audit", ("see",), ALL),
     Right("operator", "link", ("see",), ALL),
-    Right("submitter", "run", ("submit", "see", "watch", "stop", "resume"), OWN),
+    Right("submitter", "run", ("submit", "see", "watch", "stop", "resume", "forget"), OWN),
     Right("submitter", "model", ("fetch",), OWN),
     Right("submitter", "metrics", ("see", "watch", "fetch"), OWN),
     Right("submitter", "logs", ("see",), OWN),

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, final
 
@@ -31,9 +31,10 @@ from hansa.deployment.logs import Log
 from hansa.deployment.metrics import Metrics
 from hansa.deployment.packets import Farewell, Hello, Probe, Refused, Sending
 from hansa.deployment.quantity import Address
+from hansa.deployment.retention import Retention
 from hansa.deployment.runs import Runs
 from hansa.deployment.settings import HubSettings
-from hansa.deployment.store import Database, Journal, Mailbox, Member, MemberTable, Parcel, Power
+from hansa.deployment.store import Database, Journal, Mailbox, Member, MemberTable, Parcel, Power, Record
 from hansa.deployment.worker.spool import Spool
 from hansa.errors import ConfigError, IdentityError, MessageError, StoreError
 from hansa.message import decode
@@ -125,6 +126,10 @@ class Hub:
         )  # fmt: skip
         self.runs.running.host = self.host
         self.runs.over = self._over
+        self.retention = Retention(
+            self.database, self.audit, log, settings.limits.keep, self._due, self.runs.forget,
+            lambda run: self.runs.table.get(run) is not None, clock, home / "runs",
+        )  # fmt: skip
         self.address: Address | None = None
         self.draining = False
         self._links: dict[str, Link] = {}
@@ -141,6 +146,7 @@ class Hub:
             doubtful = self.power.doubtful()
             self.mailbox.sweep()
             self.runs.recover(doubtful)
+        self.retention.look()
 
     async def broken(self) -> StoreError:
         """Wait until the disk fails, after which this process must end and begin again."""
@@ -153,6 +159,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop the programs where they stand, and close the files."""
+        self.retention.close()
         self.runs.close()
         await self.host.close()
         self.power.settle()
@@ -178,6 +185,20 @@ class Hub:
             self.credentials = self.credentials.replace_certificate(pem, key, now)
             self.log.info("certificate renewed", until=self.credentials.certificate.not_after)
         self.metrics.certificate_end.set(self.credentials.certificate.not_after)
+
+    # Runs that are over.
+
+    def forget(self, run: str, by: str) -> None:
+        """Forget a run that has ended: its result, what its programs saved, its events and its files.
+
+        Raises:
+            ConfigError: it has not ended.
+        """
+        self.retention.forget(run, _told(self.runs.require_over(run), by))
+
+    def _due(self, until: float, most: int) -> list[tuple[str, Mapping[str, str]]]:
+        by = f"the hub, as [limits] keep is {self.settings.limits.keep / 86400:g} days"
+        return [(record.run, _told(record, by)) for record in self.runs.table.over(until, most)]
 
     # Membership.
 
@@ -476,6 +497,11 @@ class _Stream:
         self.instance = instance
         self.close = close
         self.over = asyncio.Event()
+
+
+def _told(record: Record, by: str) -> Mapping[str, str]:
+    """What the audit log says of a run that is forgotten."""
+    return {"name": record.name, "owner": " ".join(record.owner), "status": record.status, "by": by}
 
 
 _OVER: Final = "the run is not running, or has no such party"

@@ -71,6 +71,23 @@ class Ledger:
         """Say something to a node."""
         self._mailbox.put(machine, "", "", "", packets.control(word))
 
+    def withdraw(self, machine: str, run: str) -> None:
+        """What a node that is away was to hear of a run that is over now: all but its end, as it may know of the rest."""
+
+        def stale(frame: bytes) -> bool:
+            word = decode(frame, (Offer, Start), packets.MAX_PACKET)
+            return isinstance(word, Offer | Start) and word.run == run
+
+        self._mailbox.withdraw(machine, (Offer.tag, Start.tag), stale)
+
+    def forget(self, run: str) -> None:
+        """A run that is over is gone: whoever waits for news of it hears of that."""
+        self.disarm(run)
+        self.table.forget(run)
+        news = self._news.pop(run, None)
+        if news is not None:
+            self._db.after(news.set)
+
     def epoch(self, machine: str) -> str:
         """The epoch of a node, as it was met last; empty if it never was."""
         return self._mailbox.known(machine)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -40,6 +40,7 @@ from hansa.deployment.packets import (
 from hansa.deployment.participation import Participation
 from hansa.deployment.parts import Parts
 from hansa.deployment.peers import Peers
+from hansa.deployment.retention import Retention
 from hansa.deployment.settings import NodeSettings
 from hansa.deployment.standing import dialled
 from hansa.deployment.store import UNDER_WAY, Database, Journal, Mailbox, Parcel, Power, WorkTable
@@ -134,6 +135,10 @@ class Node:
             self.name, lambda: self.settings, self.begun, self.works, self.journal, self.host, self.envelopes,
             self.peers, self.courier, self.audit, log, self._spawn, self._drop, self.participation.look, clock,
         )  # fmt: skip
+        self.retention = Retention(
+            self.database, self.audit, log, limits.keep, self._due, self._erase,
+            lambda run: bool(self.works.state(run)), clock,
+        )  # fmt: skip
         self._tasks: set[asyncio.Future[Any]] = set()
         self._broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         self.database.failed = self.host.broken = self._break
@@ -151,6 +156,7 @@ class Node:
         for work in self.works.all(("started",)):
             self.parts.begin(work.run)
         self.participation.look()
+        self.retention.look()
 
     async def run(self) -> None:
         """Stay connected to the hub until it says that this node is not wanted.
@@ -201,6 +207,7 @@ class Node:
 
     async def close(self) -> None:
         """End in order: programs stop where they stand, and go on from there at the next start."""
+        self.retention.close()
         self.parts.close()
         for task in list(self._tasks):
             task.cancel()
@@ -337,6 +344,19 @@ class Node:
                 self.works.recall(name)
                 self.envelopes.recall(name)
                 self.audit.append("recalled", name=name)
+
+    # Runs that are over.
+
+    def _due(self, until: float, most: int) -> list[tuple[str, Mapping[str, str]]]:
+        told = {"by": f"this node, as [limits] keep is {self.settings.limits.keep / 86400:g} days"}
+        return [(run, told) for run in self.works.over(self.clock(), until, most)]
+
+    def _erase(self, run: str) -> None:
+        for body in self.works.results(run).values():
+            self.mailbox.release(body.blob)
+        self.journal.forget(run)
+        self.mailbox.end(run)
+        self.works.forget(run)
 
     # Small things.
 

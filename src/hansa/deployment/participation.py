@@ -88,6 +88,12 @@ class Participation:
         Raises:
             MessageError: it may not ask this now.
         """
+        if self._works.lapsed(offer.run):
+            # Others go on from what they saved, or say again what was sealed to this node in that run.
+            reason = f"what it had of run {offer.run} was forgotten, as that was long over; submit the plan anew"
+            self._audit.append("refused", run=offer.run, reason=reason)
+            self._courier.say(Answer(offer.run, offer.attempt, "refused", reason))
+            return
         state, waiting = self._works.state(offer.run), len(self._works.all(("offered", "looked at", "pending")))
         if flaw := untimely(offer, state, self._works.attempt(offer.run), waiting):
             raise MessageError(flaw)

@@ -167,6 +167,26 @@ class Runs:
         self._next()
         return run
 
+    def require_over(self, run: str) -> Record:
+        """A run, only if it has ended.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        record = self.ledger.known(run)
+        if record.status not in TERMINAL:
+            raise ConfigError(
+                f"run {run} is {record.status}, and only a run that has ended can be forgotten; end it with: hansa stop {run}"
+            )
+        return record
+
+    def forget(self, run: str) -> None:
+        """Forget all of a run that has ended but what nodes that are away have to hear of its end."""
+        self._journal.forget(run)
+        self._mailbox.end(run)
+        self.ledger.forget(run)
+        self._count()
+
     def view(self, record: Record) -> RunView:
         """A run, for those who may see it."""
         plan = record.described
@@ -288,8 +308,12 @@ class Runs:
             queued.remove(record)
             active.append(record)
             self.joining.offer(record)
+        self._count()
+
+    def _count(self) -> None:
+        counts = self.table.counts()
         for status in (*ACTIVE, *TERMINAL, "queued"):
-            self._metrics.runs.set(self.table.counts().get(status, 0), status)
+            self._metrics.runs.set(counts.get(status, 0), status)
 
     def _end(self, run: str, how: Ending) -> None:
         """A run's end, whatever it was."""
@@ -315,6 +339,7 @@ class Runs:
         self._mailbox.end(run)
         for machine in dict.fromkeys(seat.host for seat in self.table.seats(run)):
             if machine != HUB:
+                self.ledger.withdraw(machine, run)
                 # A cause may hold what many parties said; an end that is too long to be read would never be heard.
                 self.ledger.control(machine, End(run, record.attempt, how.status, packets.sentence(how.cause)))
         self._next()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from hansa.deployment.rates import Rates
 from hansa.deployment.report import write_run
 from hansa.deployment.standing import SOFTWARE, greeted, theirs, welcome
 from hansa.deployment.store import TERMINAL, Record
-from hansa.errors import ConfigError, HansaError, IdentityError, LinkError, NotAuthorized
+from hansa.errors import ConfigError, HansaError, IdentityError, LinkError, NotAuthorized, StoreError
 from hansa.message import Message, decode, encode
 
 GREETING: Final = 10.0
@@ -127,10 +128,20 @@ class Service:
         rounds = self._rounds(record.run, asyncio.get_running_loop())
         folder, view = self._hub.home / "runs" / record.run, self._hub.runs.view(record)
         writing = asyncio.ensure_future(asyncio.to_thread(write_run, folder, record, view, rounds, self._hub.spool))
+        forgotten = False
         try:
-            return await asyncio.shield(writing)
+            await asyncio.shield(writing)
+        except (OSError, StoreError):
+            if self._hub.runs.table.get(record.run) is not None:
+                raise
         finally:
             await asyncio.wait([writing])
+            forgotten = self._hub.runs.table.get(record.run) is None
+            if forgotten:
+                shutil.rmtree(folder, ignore_errors=True)
+        if forgotten:
+            raise ConfigError(f"run {record.run} was forgotten while its files were written")
+        return folder
 
     def _rounds(self, run: str, loop: asyncio.AbstractEventLoop) -> Iterator[api.Event]:
         """What was reported of a run's rounds, for another thread than the loop's: never more of it than a page."""
@@ -197,6 +208,9 @@ class Service:
             return api.Done()
         if isinstance(word, api.ResumeRun):
             return api.Submitted(hub.runs.resume(self._run(who, word.run, "resume").run, f"{kind} {name}"))
+        if isinstance(word, api.ForgetRun):
+            hub.forget(self._run(who, word.run, "forget").run, f"{kind} {name}")
+            return api.Done()
         if isinstance(word, api.Invite):
             allow(kind, name, "invite", Object("invitation"))
             return hub.invite(word, name)

@@ -45,6 +45,11 @@ def _positive(what: str, value: float) -> str:
     return "" if isfinite(value) and value > 0 else f"{what} must be above 0 and have an end, not {value:g}"
 
 
+def _lasting(keep: float) -> str:
+    """Whoever writes a bare number may mean days, and would lose everything in seconds."""
+    return "" if keep == 0 else _at_least('keep is 0 for ever, or a time such as "90d", and', keep, 3600)
+
+
 @final
 @dataclass(frozen=True)
 class NodeLimits:
@@ -56,7 +61,8 @@ class NodeLimits:
         gpus: numbers of the devices that workers see; none sees any where the list is empty.
         run: seconds that a run may take at most.
         runs_at_once: how many runs may be under way; more wait.
-        spool: bytes of the folder that keeps what is under way.
+        spool: bytes of the folder that keeps what is under way, and results.
+        keep: seconds for which a run that is over is kept, with its results; 0 for ever.
     """
 
     threads: int = 1
@@ -65,6 +71,7 @@ class NodeLimits:
     run: Seconds = 7 * DAY
     runs_at_once: int = 1
     spool: Bytes = 20 * 10**9
+    keep: Seconds = 90 * DAY
 
     def __post_init__(self) -> None:
         once = all(gpu >= 0 for gpu in self.gpus) and len(set(self.gpus)) == len(self.gpus)
@@ -75,6 +82,7 @@ class NodeLimits:
             _positive("run", self.run),
             _at_least("runs_at_once", self.runs_at_once, 1),
             _at_least("spool", self.spool, 10**6),
+            _lasting(self.keep),
         )
 
 
@@ -147,7 +155,8 @@ class HubLimits:
         runs_at_once: how many runs may be under way; more wait.
         runs_each: how many runs that have not ended one submitter may have; more are refused.
         message: bytes of one message at most.
-        spool: bytes of the folder that keeps what is under way.
+        spool: bytes of the folder that keeps what is under way, and results.
+        keep: seconds for which a run that has ended is kept, with its result and what can be resumed of it; 0 for ever.
         join: seconds that a new run waits for its parties.
         run: seconds that a run may take at most, whatever its plan says.
         connections: how many may be open.
@@ -159,6 +168,7 @@ class HubLimits:
     runs_each: int = 100
     message: Bytes = 4 * 10**9
     spool: Bytes = 100 * 10**9
+    keep: Seconds = 90 * DAY
     join: Seconds = 60.0
     run: Seconds = 7 * DAY
     connections: int = 5000
@@ -171,6 +181,7 @@ class HubLimits:
             _at_least("runs_each", self.runs_each, 1),
             _at_least("message", self.message, 1000),
             "" if self.spool >= self.message else "spool must hold at least one message of the largest size",
+            _lasting(self.keep),
             _positive("join", self.join),
             _positive("run", self.run),
             _at_least("connections", self.connections, 1),

@@ -28,6 +28,7 @@ REQUESTS: dict[type[Message], Callable[[str], Message]] = {
     api.ListRuns: lambda _: api.ListRuns(),
     api.StopRun: api.StopRun,
     api.ResumeRun: api.ResumeRun,
+    api.ForgetRun: api.ForgetRun,
     api.ReadEvents: api.ReadEvents,
     api.Invite: lambda _: api.Invite("somebody-new"),
     api.Revoke: lambda _: api.Revoke("nobody-known"),
@@ -38,6 +39,7 @@ REQUESTS: dict[type[Message], Callable[[str], Message]] = {
 }
 NEEDS: dict[type[Message], tuple[str, str]] = {
     api.Submit: ("submit", "run"), api.StopRun: ("stop", "run"), api.ResumeRun: ("resume", "run"),
+    api.ForgetRun: ("forget", "run"),
     api.Invite: ("invite", "invitation"), api.Revoke: ("revoke", "member"), api.ListMembers: ("see", "member"),
     api.Enrol: ("enrol", "invitation"), api.Renew: ("renew", "member"),
 }  # fmt: skip
@@ -136,7 +138,7 @@ def test_a_run_that_is_absent_and_one_that_is_forbidden_are_refused_in_the_same_
             run = await fed.submit(STANDARD, people["submitter", "ada"], parties=("node-2", "node-1"), seconds=9e3)
             with book() as lines:
                 for key in (("submitter", "bob"), ("node", "node-3"), ("invited", "guest")):
-                    for make in (api.StopRun, api.ResumeRun, api.ReadEvents, api.Fetch):
+                    for make in (api.StopRun, api.ResumeRun, api.ForgetRun, api.ReadEvents, api.Fetch):
                         said = set()
                         for name in (run, ABSENT, *OTHER_NAMES):
                             with pytest.raises(NotAuthorized) as caught:
@@ -163,7 +165,7 @@ def test_an_operator_hears_no_more_of_a_member_by_asking_oddly(tmp_path: Path) -
         async with federation(tmp_path, start=[]) as fed:
             with book() as lines:
                 for name in OTHER_NAMES:
-                    for word in (api.Revoke(name), api.StopRun(name), api.ResumeRun(name), api.Invite(name)):
+                    for word in (api.Revoke(name), api.StopRun(name), api.ResumeRun(name), api.ForgetRun(name), api.Invite(name)):
                         with pytest.raises(HansaError):
                             await fed.caller.ask(word, api.Done)
                 for odd in (

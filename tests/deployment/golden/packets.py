@@ -68,6 +68,7 @@ PLACES: dict[str, list[tuple[str, Fields]]] = {
         ("hansa.api.list-runs/1", {"before": {"created": 1.75e9, "run": RUN}, "most": 20, "begins": ""}),
         ("hansa.api.stop-run/1", {"run": RUN}),
         ("hansa.api.resume-run/1", {"run": RUN}),
+        ("hansa.api.forget-run/1", {"run": RUN}),
         ("hansa.api.read-events/1", {"run": RUN, "after": 0, "follow": True}),
         ("hansa.api.invite/1", {"name": "hospital-a", "kind": "node", "seconds": 3600.0}),
         ("hansa.api.revoke/1", {"name": "hospital-a"}),

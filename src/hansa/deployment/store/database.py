@@ -79,7 +79,8 @@ MIGRATIONS: Final[Sequence[str]] = (
         blob TEXT NOT NULL, PRIMARY KEY (run, party));
     CREATE TABLE works (
         run TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', offer BLOB NOT NULL,
-        described BLOB, shape BLOB, start BLOB, began REAL, since REAL NOT NULL);
+        described BLOB, shape BLOB, start BLOB, began REAL, ended REAL, since REAL NOT NULL);
+    CREATE TABLE lapsed (run TEXT PRIMARY KEY);
     CREATE TABLE recalls (run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name));
     CREATE TABLE members (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, serial TEXT NOT NULL, certificate BLOB NOT NULL, since REAL NOT NULL,

@@ -11,7 +11,7 @@ another, because its counts are of the past, and lanes with it begin anew.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -156,6 +156,18 @@ class Mailbox:
         for (blob,) in self._db.read(f"SELECT blob FROM outbox WHERE {where}", *values):  # noqa: S608 - fixed texts
             self.release(blob)
         self._db.write(f"DELETE FROM outbox WHERE {where}", *values)  # noqa: S608 - fixed texts
+
+    def withdraw(self, peer: str, tags: Sequence[str], unwanted: Callable[[bytes], bool]) -> int:
+        """Take back words of the lane of control that a peer has not said it has; how many there were.
+
+        It may have some all the same. The others keep their numbers: the peer takes those that come after a gap.
+        """
+        marks = ", ".join("?" for _ in tags)
+        statement = f"SELECT seq, inline FROM outbox WHERE peer = ? AND run = '' AND tag IN ({marks})"  # noqa: S608
+        found = [seq for seq, frame in self._db.read(statement, peer, *tags) if unwanted(frame)]
+        for seq in found:
+            self._db.write("DELETE FROM outbox WHERE peer = ? AND run = '' AND seq = ?", peer, seq)
+        return len(found)
 
     def known(self, peer: str) -> str:
         """The epoch that the lanes with ``peer`` are of; empty before it was met."""

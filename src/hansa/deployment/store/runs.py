@@ -143,6 +143,20 @@ class RunTable:
             self._mailbox.release(before.result.blob)
         self.set(run, tag=body.tag, size=body.size, inline=body.inline, blob=body.blob)
 
+    def over(self, until: float, most: int) -> list[Record]:
+        """Runs that had ended at a time, the first to end first."""
+        marks = ", ".join("?" for _ in TERMINAL)
+        return self._select(
+            f"WHERE ended <= ? AND status IN ({marks}) ORDER BY ended, run LIMIT ?", until, *TERMINAL, most
+        )
+
+    def forget(self, run: str) -> None:
+        """Forget a run, its seats, its events and its result."""
+        for (blob,) in self._db.read("SELECT blob FROM runs WHERE run = ?", run):
+            self._mailbox.release(blob)
+        for table in ("events", "hosts", "runs"):
+            self._db.write(f"DELETE FROM {table} WHERE run = ?", run)  # noqa: S608 - our own names
+
     def seat(self, run: str, party: str, host: str) -> None:
         """A party is to take part."""
         self._db.write("INSERT INTO hosts (run, party, host) VALUES (?, ?, ?)", run, party, host)

@@ -49,7 +49,7 @@ class WorkTable:
         self._db.write(
             "INSERT INTO works (run, state, offer, since) VALUES (?, 'offered', ?, ?) ON CONFLICT (run) DO UPDATE SET"
             " state = 'offered', reason = '', offer = excluded.offer, described = NULL, shape = NULL, start = NULL,"
-            " began = NULL, since = excluded.since",
+            " began = NULL, ended = NULL, since = excluded.since",
             offer.run, encode(offer), now,
         )  # fmt: skip
 
@@ -132,6 +132,24 @@ class WorkTable:
             *states,
         )
         return [Task(*row) for row in rows]
+
+    def over(self, now: float, until: float, most: int) -> list[str]:
+        """Runs that this node had done with at a time, the first first: as far as it was known by a call such as this."""
+        marks = ", ".join("?" for _ in UNDER_WAY)
+        self._db.write(f"UPDATE works SET ended = ? WHERE ended IS NULL AND state NOT IN ({marks})", now, *UNDER_WAY)  # noqa: S608
+        rows = self._db.read("SELECT run FROM works WHERE ended <= ? ORDER BY ended, run LIMIT ?", until, most)
+        return [str(run) for (run,) in rows]
+
+    def forget(self, run: str) -> None:
+        """Forget all of a run but that there was one; the files of its results must be released already."""
+        self._offers.pop(run, None)
+        for table in ("works", "results", "recalls"):
+            self._db.write(f"DELETE FROM {table} WHERE run = ?", run)  # noqa: S608 - our own names
+        self._db.write("INSERT INTO lapsed VALUES (?) ON CONFLICT (run) DO NOTHING", run)
+
+    def lapsed(self, run: str) -> bool:
+        """Whether a run was forgotten here."""
+        return bool(self._db.read("SELECT 1 FROM lapsed WHERE run = ?", run))
 
     def keep_result(self, run: str, party: str, body: Body) -> None:
         """Keep what one of this node's programs ended with; its file must be held already."""
