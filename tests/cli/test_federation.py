@@ -171,6 +171,11 @@ def test_four_commands_train_a_model(federation: Federation) -> None:
     assert "choose another with --out" in federation.ask("fetch", run, "--out", "got", code=2)
     assert f"run {run}: completed at round 3 of 3" in federation.ask("doctor", run)
 
+    assert f"forgot {run}" in federation.ask("forget", run[:8])
+    assert "no run that you may see" in federation.ask("forget", run, code=2)
+    assert run not in [listed["run"] for listed in json.loads(federation.ask("runs", "--json", "--all"))]
+    assert not (federation.home("hub") / "runs" / run).exists()
+
     flows = json.loads(federation.ask("audit", "--json", home="hospital-a"))
     assert sum(flow["messages"] for flow in flows if "update" in flow["discloses"]) == 3
     head = federation.ask("audit", "head", home="hospital-a").strip()
