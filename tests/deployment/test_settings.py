@@ -95,14 +95,15 @@ def test_an_empty_file_is_safe() -> None:
 
 
 def test_nothing_is_for_ever() -> None:
-    """Every default that is a time has an end, and infinity is refused wherever a time can be said."""
+    """Every default that is a wait has an end, and infinity is refused wherever a time can be said."""
     for kind, table in ((NodeLimits, "limits"), (HubLimits, "limits"), (Lifetimes, "certificates")):
         whole: Any = NodeSettings if kind is NodeLimits else HubSettings
         for field in fields(kind):
             if field.type == "Seconds":
-                assert 0 < getattr(kind(), field.name) < float("inf")
-                # What is kept for ever holds nobody up, and whoever wants that says so by 0.
-                for text in ("inf", "-1", "nan", *(("0",) if field.name != "keep" else ())):
+                # What is kept for ever, which is what 0 says, holds nobody up.
+                kept = field.name == "keep"
+                assert getattr(kind(), field.name) == 0 if kept else 0 < getattr(kind(), field.name) < float("inf")
+                for text in ("inf", "-1", "nan", *(() if kept else ("0",))):
                     assert any(field.name in line for line in mistakes(whole, f"[{table}]\n{field.name} = {text}\n"))
 
 

@@ -71,7 +71,7 @@ class NodeLimits:
     run: Seconds = 7 * DAY
     runs_at_once: int = 1
     spool: Bytes = 20 * 10**9
-    keep: Seconds = 90 * DAY
+    keep: Seconds = 0.0
 
     def __post_init__(self) -> None:
         once = all(gpu >= 0 for gpu in self.gpus) and len(set(self.gpus)) == len(self.gpus)
@@ -168,7 +168,7 @@ class HubLimits:
     runs_each: int = 100
     message: Bytes = 4 * 10**9
     spool: Bytes = 100 * 10**9
-    keep: Seconds = 90 * DAY
+    keep: Seconds = 0.0
     join: Seconds = 60.0
     run: Seconds = 7 * DAY
     connections: int = 5000
