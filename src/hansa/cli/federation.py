@@ -106,7 +106,9 @@ def join(
     from hansa.deployment.identity.invitation import read_invitation
 
     if os.path.isfile(token):  # unlike a path's own method, it takes a text of any length
-        raise ConfigError(f"{token} is a file; an invitation in it is used with: hansa join - < {token}{same_home(home)}")
+        raise ConfigError(
+            f"{token} is a file; an invitation in it is used with: hansa join - < {token}{same_home(home)}"
+        )
     text = sys.stdin.read() if token == "-" else token  # noqa: S105
     known = joined(place, read_invitation(text), time.time())
     mine = known or people.join(place, text)

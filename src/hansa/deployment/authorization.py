@@ -18,7 +18,19 @@ from hansa.errors import NotAuthorized
 
 Kind = Literal["operator", "submitter", "node", "observer", "invited"]
 Verb = Literal[
-    "see", "submit", "watch", "stop", "resume", "forget", "approve", "fetch", "invite", "revoke", "enrol", "renew", "link"
+    "see",
+    "submit",
+    "watch",
+    "stop",
+    "resume",
+    "forget",
+    "approve",
+    "fetch",
+    "invite",
+    "revoke",
+    "enrol",
+    "renew",
+    "link",
 ]
 Thing = Literal["run", "model", "metrics", "logs", "member", "invitation", "audit", "link"]
 Whose = Literal["own", "part", "other", "federation"]

@@ -165,7 +165,13 @@ def test_an_operator_hears_no_more_of_a_member_by_asking_oddly(tmp_path: Path) -
         async with federation(tmp_path, start=[]) as fed:
             with book() as lines:
                 for name in OTHER_NAMES:
-                    for word in (api.Revoke(name), api.StopRun(name), api.ResumeRun(name), api.ForgetRun(name), api.Invite(name)):
+                    for word in (
+                        api.Revoke(name),
+                        api.StopRun(name),
+                        api.ResumeRun(name),
+                        api.ForgetRun(name),
+                        api.Invite(name),
+                    ):
                         with pytest.raises(HansaError):
                             await fed.caller.ask(word, api.Done)
                 for odd in (
