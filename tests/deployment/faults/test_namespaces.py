@@ -64,6 +64,7 @@ class Net:
         ip("link", "set", self.tag, "up")
 
     def remove(self) -> None:
+        ip("link", "del", self.tag, check=False)  # with its namespace it would go too, but some time later
         for name in ("hub", *TWO):
             ip("netns", "del", self.space(name), check=False)
 
