@@ -1,4 +1,4 @@
-"""Why a hub cannot be reached: the reason by name, where gRPC says only that a connection broke.
+"""Why a hub cannot be reached, or cannot listen: the reason by name, where gRPC says only that a connection broke, or nothing.
 
 The handshake is made again, by hand. What is wrong with the way, or with the hub, this side sees for itself. Of a refusal of its own
 certificate it hears at most an alert, and from a hub of Hansa's only that the connection closes; but the hub has shown by then
@@ -8,6 +8,7 @@ that it is of the same federation, so that what may be wrong with a certificate 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import tempfile
@@ -167,3 +168,17 @@ def _heard(secure: ssl.SSLSocket, own: Certificate, where: Address) -> HansaErro
 def _alert(error: ssl.SSLError) -> str:
     reason = error.reason or ""
     return next((said for name, said in _ALERTS.items() if reason.endswith(name)), "")
+
+
+def obstacle(address: Address) -> str:
+    """Why nobody can listen at an address now, in the system's words; nothing if somebody can."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except socket.gaierror as error:
+        return str(error.strerror or error)
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from hansa.deployment import api, dial, kept
+from hansa.deployment.diagnosis import obstacle
 from hansa.deployment.identity.credentials import Credentials, has_identity
 from hansa.deployment.identity.invitation import read_invitation
 from hansa.deployment.identity.keys import make_tls_key
@@ -65,14 +65,7 @@ def listens_at(home: Path) -> Address | None:
 
 def is_free(address: Address) -> bool:
     """Whether somebody could listen there now."""
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except OSError:
-        return False
-    return True
+    return not obstacle(address)
 
 
 def ask(credentials: Credentials, request: Message, answer: type[M]) -> M:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias, final
@@ -17,6 +16,7 @@ import grpc.aio
 
 from hansa.deployment import api, packets, wire
 from hansa.deployment.authorization import Object, allow, may, refuse
+from hansa.deployment.diagnosis import obstacle
 from hansa.deployment.hub import Hub
 from hansa.deployment.identity.certificates import Certificate
 from hansa.deployment.listing import page
@@ -354,7 +354,7 @@ async def serving(hub: Hub, address: Address) -> AsyncIterator[Address]:
     except RuntimeError:
         port = 0
     if port == 0:
-        why = await asyncio.to_thread(_obstacle, address)
+        why = await asyncio.to_thread(obstacle, address) or os.strerror(errno.EADDRINUSE)
         raise ConfigError(
             f"the hub cannot listen on {address}: {why}; stop what listens there, or give another address of this machine"
         )
@@ -365,17 +365,3 @@ async def serving(hub: Hub, address: Address) -> AsyncIterator[Address]:
     finally:
         await hub.drain()
         await server.stop(1.0)
-
-
-def _obstacle(address: Address) -> str:
-    """Why nobody can listen there, which gRPC does not say; the system does."""
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except socket.gaierror as error:
-        return str(error.strerror or error)
-    except OSError as error:
-        return os.strerror(error.errno) if error.errno else str(error)
-    return os.strerror(errno.EADDRINUSE)
